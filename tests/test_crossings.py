@@ -88,8 +88,7 @@ class Truth:
             if min(np.linalg.norm(here), np.linalg.norm(there)) < 1e-3:
                 continue
             u, v = (-g / np.linalg.norm(g) for g in (here, there))
-            across = normal - (normal @ v) * v
-            return Edge.between(z, z + 1e-3 * across, (u, v), (0, 1), 1e-13, 1e-13)
+            return Edge.between(z, (u, v), (0, 1), 1e-13, 1e-13)
         return None
 
 

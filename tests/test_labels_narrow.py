@@ -117,9 +117,8 @@ def edge_and_face(rng: np.random.Generator, error: float, d: int = 12) -> tuple[
     n = unit(rng.standard_normal(d))
     v = unit(u + rng.uniform(0.3, 2) * rng.choice([-1.0, 1.0]) * n)
     z = rng.standard_normal(d)
-    behind = z + (lambda t: t - (t @ v) * v)(rng.standard_normal(d))
     noisy = [unit(each + error * rng.standard_normal(d)) for each in (u, v, n)]
-    edge = Edge.between(z, behind, (noisy[0], noisy[1]), (0, 1), error, error)
+    edge = Edge.between(z, (noisy[0], noisy[1]), (0, 1), error, error)
     assert edge is not None
     labels = np.zeros(1, dtype=int)
     return edge, Faces(rng.standard_normal((1, d)), noisy[2][None], labels, labels + 1, np.full(1, error)), n

@@ -82,7 +82,7 @@ def bends(weights: Weights, count: int, rng: np.random.Generator) -> list[Edge]:
         if min(np.linalg.norm(each) for each in normals) < 1e-6:
             continue
         near, far = (each / np.linalg.norm(each) for each in normals)
-        edge = Edge.between(x, x + far, (near, far), (0, 1), 1e-12, 1e-10)
+        edge = Edge.between(x, (near, far), (0, 1), 1e-12, 1e-10)
         if edge is not None:
             edges.append(edge)
     return edges

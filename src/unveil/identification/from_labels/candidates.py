@@ -190,7 +190,7 @@ def opened(
     if abs(made.normal[0] @ (z - made.x[0])) > 100 * (error + rough * gap):
         return made, None
     normals = faces.normal[face], made.normal[0]
-    return made, Edge.between(z, made.x[0], normals, (face, len(faces)), error, rough)
+    return made, Edge.between(z, normals, (face, len(faces)), error, rough)
 
 
 def finely(precision: Precision, step: float) -> float:

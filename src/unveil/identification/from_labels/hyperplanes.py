@@ -94,7 +94,6 @@ class Edge:
     normal: Float[np.ndarray, " d"]  # unit normal on the near side
     across: Float[np.ndarray, " d"]  # unit vector with which it spans the normal on the far side
     angle: float  # of the far side's normal, from `normal` towards `across`
-    ahead: float  # 1 or -1: on which side along `across` the far face lies
     face: int  # the face on the near side
     other: int  # the face on the far side
     error: float  # how exactly z is known
@@ -102,24 +101,16 @@ class Edge:
 
     @classmethod
     def between(
-        cls,
-        z: np.ndarray,
-        behind: np.ndarray,
-        normals: tuple[np.ndarray, np.ndarray],
-        faces: tuple[int, int],
-        error: float,
-        rough: float,
+        cls, z: np.ndarray, normals: tuple[np.ndarray, np.ndarray], faces: tuple[int, int], error: float, rough: float
     ) -> Edge | None:
-        """The edge at z between two faces, the second of which contains `behind`; None where their normals are too much
-        alike to span a plane."""
+        """The edge at z between two faces; None where their normals are too much alike to span a plane."""
         u, v = normals
         across = v - (u @ v) * u
         length = float(np.linalg.norm(across))
         if length < 1e3 * rough:
             return None
         across = across / length
-        ahead = 1.0 if (behind - z) @ across > 0 else -1.0
-        return cls(z, u, across, float(np.arctan2(length, u @ v)), ahead, *faces, error, rough / length)
+        return cls(z, u, across, float(np.arctan2(length, u @ v)), *faces, error, rough / length)
 
     def votes(
         self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]

@@ -97,7 +97,8 @@ def meet_condition(told: Slopes, activation: Activation, rank: int | None) -> Co
     With the rank unknown all are tried, from below: too small a rank is not met. `told`: slopes by the preactivations
     as known so far. `rank`: width of the next layer; found if None.
     """
-    furthest = _FURTHEST * max(_unit(activation), 1.0)
+    low, high = rising(activation)
+    furthest = _FURTHEST * max((high - low) / _RISE, 1.0)  # beside those of tanh
     for found in chained(told, activation):
         if found is None or rank not in (None, found.rank) or found.certificate >= MET:
             continue
@@ -144,12 +145,6 @@ def meet_freely(told: Slopes, starts: Sequence[Layer], ranks: Sequence[int], *, 
         if found:
             return min(found, key=lambda each: each.certificate)
     return None
-
-
-def _unit(activation: Activation) -> float:
-    """Preactivations over which the activation bends, beside those of tanh."""
-    low, high = rising(activation)
-    return (high - low) / _RISE
 
 
 def _in_two_steps(told: Slopes, start: Layer, rank: int) -> tuple[Condition | None, Condition | None]:
