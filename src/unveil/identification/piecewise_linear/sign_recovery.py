@@ -56,15 +56,21 @@ def by_vanishing(
 def by_share(
     rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
 ) -> Float[np.ndarray, " k"]:
-    """The side on which derivatives have the larger mean square along a normal: for derivatives with few digits.
+    """The side on which more of derivatives lies along a normal, in the mean of logarithms: for few digits.
 
-    `rows`: normals, k <= d. `z`: what the neurons see at the P points (up to sign). Returns sides, +1 where positive z
-    is active.
+    Off its hyperplane's active side a neuron has none of a derivative but errors, which differ from place to place as
+    much as derivatives do: a few large ones would decide a mean. `rows`: normals, k <= d. `z`: what the neurons see at
+    the P points (up to sign). Returns sides, +1 where positive z is active.
     """
-    part = ((np.linalg.pinv(rows).T @ slope.transpose(0, 2, 1)) ** 2).sum(axis=2)
-    up, down = z > 0, z < 0
+    part = np.sqrt(((np.linalg.pinv(rows).T @ slope.transpose(0, 2, 1)) ** 2).sum(axis=2))
+    size = part.sum(axis=1)
+    part = np.log(np.maximum(part / np.where(size > 0, size, 1.0)[:, None], NONE))
+    up, down = (z > 0) & (size > 0)[:, None], (z < 0) & (size > 0)[:, None]
     mean_up = (part * up).sum(axis=0) / np.maximum(up.sum(axis=0), 1)
     mean_down = (part * down).sum(axis=0) / np.maximum(down.sum(axis=0), 1)
+    # Points on one side only: there is more than errors of it where that is the active one.
+    usual = part[size > 0].mean() if (size > 0).any() else 0.0
+    mean_up, mean_down = np.where(up.any(axis=0), mean_up, usual), np.where(down.any(axis=0), mean_down, usual)
     return np.where(mean_up >= mean_down, 1.0, -1.0)
 
 
