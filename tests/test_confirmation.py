@@ -16,9 +16,9 @@ from unveil.identification.fitting.output_layer import Asked, with_linear_part
 from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.confirmation import EACH, confirm
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints, _Attempt
+from unveil.identification.piecewise_linear.far_places import anywhere_on
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer_membership import anywhere_on
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.validation import FEWEST_WITH_AFFINE_PART, affine_part, how_many, validate
@@ -77,7 +77,7 @@ def test_rows_of_the_first_layer_are_confirmed_and_what_is_only_there_in_one_pla
             bias = np.concatenate([b / np.linalg.norm(w, axis=1), -np.einsum("kd,kd->k", rows, at)[10:]])
             jump = np.full((len(rows), 3), 0.2)
             met = Hyperplanes(rows, bias, jump, np.full(len(rows), 1e-5), at)
-            again = confirm(Probe(ask, noise, rng), frame, met)
+            again = confirm(Probe(ask, noise, rng), frame, met, met)
             true += again.there[:10].tolist()
             false += again.there[10:].tolist()
     assert_rate(true, 0.95, "true rows confirmed")

@@ -174,7 +174,7 @@ def _met_again(probe: Probe, network: Network, layer: AffineMap, off: float, mos
     jump = (behind(passed + step) - behind(passed)) / NUDGE * size[:, None]
     error = np.full(len(rows), np.clip(off, *ERRORS))
     planes = Hyperplanes.through(frame, at, rows / size[:, None], jump, error)
-    return confirm(probe, frame, planes, most).there
+    return confirm(probe, frame, planes, planes, most).there
 
 
 def settled(

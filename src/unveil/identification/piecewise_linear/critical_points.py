@@ -373,7 +373,8 @@ class _Attempt:
         first = None if reading is None or outcome in (Outcome.complete, Outcome.approximate) else reading.first
         if first is None or not len(first.rows) or first.rows.shape[1] != self.oracle.n:
             return
-        there = confirm(Probe(self.ask, noise, self.rng), frame, first.straight, self.oracle.ledger.left).there
+        probe, left = Probe(self.ask, noise, self.rng), self.oracle.ledger.left
+        there = confirm(probe, frame, first.straight, first.every, left).there
         self.stats["rows_read"] = first.rows[there], first.bias[there]
         layers = self.stats.get("layers_read")
         if layers and len(layers[0][0]) == len(there):

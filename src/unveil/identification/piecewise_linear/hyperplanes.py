@@ -139,6 +139,11 @@ class LayerFound:
         return len(self.straight)
 
     @property
+    def every(self) -> Hyperplanes:
+        """Those of the layer and those of deeper ones."""
+        return Hyperplanes.joined([self.straight, self.bent])
+
+    @property
     def rows(self) -> Float[np.ndarray, "k d"]:
         """Unit normals of the layer's hyperplanes, up to sign."""
         return self.straight.rows

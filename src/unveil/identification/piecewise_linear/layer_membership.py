@@ -6,17 +6,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.rounding import AGREE
+from unveil.identification.piecewise_linear.far_places import BEND, Windows, on_plane
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
 
-# How far, in typical inputs, a hyperplane is looked for again: far enough that most of the other neurons have switched.
-SPREAD = 3.0
 # Exact answers: rounds, evidence that is proof, and what a breakpoint is worth by how many other hyperplanes lie
 # between here and there (the most only where the step is too short to meet another one).
 ROUNDS, PROOF = 6, 3.0
 WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
 SHORT = 1e-3
+ERRORS = 30.0  # half width of a window, in expected errors
 RARE = 0.05  # a window tells nothing where more hyperplanes than this are expected in it by chance
 # Hyperplanes met up to which one that ends is looked at there: where more neurons are active none ends for long.
 NARROW = 8
@@ -24,12 +24,6 @@ NARROW = 8
 # standard deviations by which breakpoints must be met more often than beside the hyperplane (17 of two rounds' places
 # are enough where the window beside shows none); what may still become of it.
 GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 9, 8, 4.0, 0.2
-BETWEEN = 16  # other hyperplanes behind which a place is far enough
-# A window's half width, in expected errors and in roundings of the answers; how far beside it the control window is, in
-# half widths; standard deviations from which on answers bend.
-WINDOW, ROUNDINGS, BESIDE, BEND = 1.75, 30.0, 4, 8.0
-# Points of a bounded region between which places on a hyperplane are looked for, and steps of a walk along it.
-POOL, STEPS = 300, 20
 
 
 def straight_ones(
@@ -67,7 +61,7 @@ def _by_what_lies_between(
         strength = np.abs(some.jump).max(axis=1)
         away = np.linalg.norm(frame.values(x) - frame.values(some.at), axis=1)
         off = some.error * (1 + away / np.sqrt(frame.d))
-        half = np.clip(3e4 * sigma.max(axis=1) / strength + ROUNDINGS * off, 1e-7, 0.05)
+        half = np.clip(3e4 * sigma.max(axis=1) / strength + ERRORS * off, 1e-7, 0.05)
         least = np.maximum(AGREE * 5 * sigma, 0.01 * (strength * half)[:, None])
         bend = (np.abs(probe.bend(x, half[:, None] * (some.rows @ frame.V.T))) > least).any(axis=1)
         yes[todo] += bend
@@ -92,97 +86,21 @@ def _more_than_beside(probe: Probe, frame: Frame, found: LayerFound, planes: Hyp
     count = len(planes)
     straight = np.zeros(count, dtype=bool)
     others = Hyperplanes.joined([found.straight, planes])
-    first, _ = _bends(probe, frame, others, planes, GLANCES, control=False)
-    open_ = np.flatnonzero(2 * first >= GLANCES)
+    each = planes[np.repeat(np.arange(count), GLANCES)]
+    seen = Windows.far(probe, frame, others, each).bends() > BEND
+    open_ = np.flatnonzero(2 * seen.reshape(count, GLANCES).sum(axis=1) >= GLANCES)
     hits, beside = np.zeros(count, dtype=int), np.zeros(count, dtype=int)
     for chance in range(1, CHANCES + 1):
         if not len(open_):
             break
-        hit, control = _bends(probe, frame, others, planes[open_], PLACES)
-        hits[open_] += hit
-        beside[open_] += control
+        each = planes[np.repeat(open_, PLACES)]
+        hit, control, _ = Windows.far(probe, frame, others, each).met()
+        hits[open_] += hit.reshape(-1, PLACES).sum(axis=1)
+        beside[open_] += control.reshape(-1, PLACES).sum(axis=1)
         more = hits - beside
         straight[open_] = (more / np.sqrt(hits + beside + 1) >= SURE)[open_]
         open_ = open_[~straight[open_] & (more[open_] >= HOPE * chance * PLACES)]
     return straight
-
-
-def _bends(
-    probe: Probe, frame: Frame, others: Hyperplanes, planes: Hyperplanes, places: int, *, control: bool = True
-) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
-    """At how many of a few far places each hyperplane is met, and how often a window beside it meets any."""
-    count = len(planes)
-    if not count:
-        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
-    each = planes[np.repeat(np.arange(len(planes)), places)]
-    x = _behind_enough(frame, others, each, anywhere_on(frame, each, probe.rng))
-    sigma = probe.sigma(x)
-    away = np.linalg.norm(frame.values(x) - frame.values(each.at), axis=1) / np.sqrt(frame.d)
-    strength = np.sqrt(((each.jump / sigma) ** 2).mean(axis=1))
-    half = WINDOW * each.error * away + ROUNDINGS / strength
-    windows, step = [0, BESIDE] if control else [0], half[:, None] * (each.rows @ frame.V.T)
-    second = np.array([probe.bend(x + k * step, step) for k in windows])
-    bend = np.sqrt(((second / sigma) ** 2).mean(axis=2)) > BEND
-    seen = bend.reshape(len(windows), count, places).sum(axis=2)
-    return seen[0], seen[-1]
-
-
-def _behind_enough(
-    frame: Frame, others: Hyperplanes, planes: Hyperplanes, x: Float[np.ndarray, "K n"]
-) -> Float[np.ndarray, "K n"]:
-    """Places on the way from where each hyperplane was met to these, as soon as `BETWEEN` others lie behind.
-
-    A deeper neuron's hyperplane has bent by then, and the nearer the place, the shorter the window for what is not
-    known of the normal, in which another hyperplane might be met.
-    """
-    before, after = others.sums(frame, planes.at), others.sums(frame, x)
-    crossed = np.divide(before, before - after, out=np.ones_like(before), where=before * after < 0)
-    if crossed.shape[1] > BETWEEN:
-        # In the middle between two of them.
-        far = np.partition(crossed, (BETWEEN - 1, BETWEEN), axis=1)[:, BETWEEN - 1 : BETWEEN + 1].mean(axis=1)[:, None]
-        x = planes.at + far * (x - planes.at)
-    return x
-
-
-def on_plane(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
-    """A random point of the region on each hyperplane, by a walk along it from where it was met."""
-    rows = planes.rows
-    if frame.free:
-        x = SPREAD * rng.standard_normal(planes.at.shape)
-    else:
-        x = planes.at.copy()
-        for _ in range(STEPS):
-            step = rng.standard_normal((len(x), frame.lift.shape[1])) @ frame.lift.T
-            step -= np.einsum("kd,kd->k", rows, step @ frame.M.T)[:, None] * (rows @ frame.V.T)
-            low, high = frame.room(x, step)
-            size = 4 * SPREAD * np.sqrt(step.shape[1]) / np.linalg.norm(step, axis=1)
-            low, high = np.clip(low, -size, 0), np.clip(high, 0, size)
-            x = x + (low + (high - low) * rng.uniform(0.1, 0.9, len(x)))[:, None] * step
-    z = np.einsum("kd,kd->k", rows, frame.values(x)) + planes.bias
-    return np.asarray(x - z[:, None] * (rows @ frame.V.T))
-
-
-def anywhere_on(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
-    """A point of the region on each hyperplane that has nothing to do with where it was met.
-
-    A bounded region is convex: between a point of it on one side and one on the other lies one on the hyperplane. Where
-    all drawn lie on one side, and where the region is everything, `on_plane`.
-    """
-    if frame.free:
-        return on_plane(frame, planes, rng)
-    pool = frame.sample(POOL, rng)
-    z = planes.sums(frame, pool)
-    out = planes.at.copy()
-    for i in range(len(planes)):
-        up, down = np.flatnonzero(z[:, i] > 0), np.flatnonzero(z[:, i] < 0)
-        if len(up) and len(down):
-            a, b = rng.choice(up), rng.choice(down)
-            part = z[a, i] / (z[a, i] - z[b, i])
-            out[i] = (1 - part) * pool[a] + part * pool[b]
-    lonely = np.flatnonzero((out == planes.at).all(axis=1))
-    if len(lonely):
-        out[lonely] = on_plane(frame, planes[lonely], rng)
-    return out
 
 
 HALVINGS = 24  # halvings of the way to where a hyperplane is not met: the end is then known to 1e-7 of it

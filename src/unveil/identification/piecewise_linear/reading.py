@@ -126,7 +126,8 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
     bounded = not frame.free and not state.layers
     if bounded and not (setup.exact and _last(found)):
         # Neurons of deeper layers look straight over much of a box: only what is met all over it is kept.
-        there = confirm(probe, frame, found.straight[np.arange(state.confirmed, len(found))]).there
+        new = found.straight[np.arange(state.confirmed, len(found))]
+        there = confirm(probe, frame, new, found.every).there
         found = found.keep(np.append(np.ones(state.confirmed, dtype=bool), there))
         state = replace(state.with_found(found), confirmed=len(found))
         if setup.exact:

@@ -13,9 +13,9 @@ from scipy import linalg
 from unveil.blackbox.breakpoints import line_search
 from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.far_places import on_plane
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer_membership import on_plane
 from unveil.identification.piecewise_linear.probe import Probe
 
 # Rows measured again: one in so many, if their error is larger: where a derivative is cheap; with one output and with

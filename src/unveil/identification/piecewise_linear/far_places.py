@@ -1,0 +1,158 @@
+"""Windows: hyperplanes looked for again far from where they were met, across what is not known of their position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.probe import Probe
+
+# How far, in typical inputs, a hyperplane is looked for again: far enough that most of the other neurons have switched.
+SPREAD = 3.0
+BETWEEN = 16  # other hyperplanes behind which a place is far enough
+# A window's half width, in expected errors and in roundings of the answers, which differ from place to place by several
+# times; standard deviations from which on answers bend; how far beside it the control window is, in half widths; and
+# by what factor answers must bend more in one of both.
+WINDOW, ROUNDINGS, BEND, BESIDE, MORE = 1.75, 60.0, 8.0, 4.0, 2.0
+# Half widths of a window at most, as a share of how far it is from where the hyperplane was met: two hyperplanes at an
+# angle of so much are told apart there.
+ANGLE = 0.05
+# Points of a bounded region between which places on a hyperplane are looked for, and steps of a walk along it.
+POOL, STEPS = 300, 20
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Short ways across hyperplanes, one each, where these are expected far from where they were met."""
+
+    probe: Probe  # asks
+    x: Float[np.ndarray, "K n"]  # the middle of each
+    sigma: Float[np.ndarray, "K m"]  # standard deviations of the answers there
+    half: Float[np.ndarray, "K n"]  # half of each
+    widths: tuple[float, ...]  # so many times as wide ones are looked at
+    told: Bool[np.ndarray, " K"]  # whether these are so short that a hyperplane at an angle of `ANGLE` is not met
+
+    @classmethod
+    def far(
+        cls,
+        probe: Probe,
+        frame: Frame,
+        others: Hyperplanes,
+        planes: Hyperplanes,
+        widths: tuple[float, ...] = (1.0,),
+    ) -> Windows:
+        """On the way from where each was met to a place anywhere on it, as soon as that is far enough; of exact
+        answers, for which windows are short all over, there.
+
+        A deeper neuron's hyperplane has bent when `BETWEEN` others lie behind. The nearer the place, the more of what
+        bends the answers there is what was seen, and the shorter the window for what is not known of the normal, in
+        which another hyperplane might be met; but what rounding asks for is told from a hyperplane at an angle only
+        further out. Queries: none, or two per place where roundings differ.
+        """
+        x = anywhere_on(frame, planes, probe.rng)
+        way = np.linalg.norm(frame.values(x) - frame.values(planes.at), axis=1)
+        strength = np.maximum(np.sqrt(((planes.jump / probe.sigma(planes.at)) ** 2).mean(axis=1)), 1e-300)
+        part = np.ones(len(x))
+        if not probe.noise.exact:
+            part = np.maximum(_behind(frame, others, planes, x), _told_from(frame, planes, way, strength / max(widths)))
+        x = planes.at + part[:, None] * (x - planes.at)
+        sigma = probe.sigma(x)
+        strength = np.maximum(np.sqrt(((planes.jump / sigma) ** 2).mean(axis=1)), 1e-300)
+        away = part * way
+        half = WINDOW * planes.error * away / np.sqrt(frame.d) + ROUNDINGS / strength
+        step = np.minimum(half, away)[:, None] * (planes.rows @ frame.V.T)
+        return cls(probe, x, sigma, step, widths, max(widths) * half <= ANGLE * away)
+
+    def bends(self) -> Float[np.ndarray, " K"]:
+        """How much answers bend in each of these, in standard deviations. Queries: `3 K`"""
+        return self._size(self._asked(0.0, 1.0), 2)
+
+    def met(self) -> tuple[Bool[np.ndarray, " K"], Bool[np.ndarray, " K"], Bool[np.ndarray, " K"]]:
+        """In which of these answers bend that do not in a window beside, the other way round, and which tell.
+
+        Rounding differs from place to place, by as much as it is known: what it makes of both windows is alike. Where
+        answers stay as they are in all, nothing of the neuron gets through. Queries: `6 K` per width
+        """
+        met, other, moves = np.zeros((3, len(self.x)), dtype=bool)
+        for width in self.widths:
+            y = self._asked(0.0, width), self._asked(BESIDE * max(self.widths), width)
+            here, beside = (self._size(each, 2) for each in y)
+            met |= here > np.maximum(BEND, MORE * beside)
+            other |= beside > np.maximum(BEND, MORE * here)
+            moves |= np.maximum(*(self._size(each, 1) for each in y)) > BEND
+        return met, other, self.told & moves
+
+    def _asked(self, middle: float, width: float) -> Float[np.ndarray, "3 K m"]:
+        x, half = self.x + middle * self.half, width * self.half
+        return self.probe.ask(np.concatenate([x - half, x, x + half])).reshape(3, *self.sigma.shape)
+
+    def _size(self, y: Float[np.ndarray, "3 K m"], order: int) -> Float[np.ndarray, " K"]:
+        """Largest difference of this order of the answers in a window, in standard deviations."""
+        return np.asarray(np.sqrt(((np.diff(y, n=order, axis=0) / self.sigma) ** 2).mean(axis=2)).max(axis=0))
+
+
+def _behind(
+    frame: Frame, others: Hyperplanes, planes: Hyperplanes, x: Float[np.ndarray, "K n"]
+) -> Float[np.ndarray, " K"]:
+    """The part of the way to these places behind which `BETWEEN` others lie."""
+    before, after = others.sums(frame, planes.at), others.sums(frame, x)
+    crossed = np.divide(before, before - after, out=np.ones_like(before), where=before * after < 0)
+    if crossed.shape[1] <= BETWEEN:
+        return np.ones(len(x))
+    # In the middle between two of them.
+    nearest = np.partition(crossed, (BETWEEN - 1, BETWEEN), axis=1)
+    return np.asarray(nearest[:, BETWEEN - 1 : BETWEEN + 1].mean(axis=1))
+
+
+def _told_from(
+    frame: Frame, planes: Hyperplanes, way: Float[np.ndarray, " K"], strength: Float[np.ndarray, " K"]
+) -> Float[np.ndarray, " K"]:
+    """The part of the way behind which a window tells a hyperplane from one at an angle of `ANGLE`; all where none
+    does."""
+    left = ANGLE - WINDOW * planes.error / np.sqrt(frame.d)
+    return np.asarray(np.minimum(ROUNDINGS / np.maximum(strength * np.maximum(left, 0) * way, 1e-300), 1.0))
+
+
+def on_plane(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
+    """A random point of the region on each hyperplane, by a walk along it from where it was met."""
+    rows = planes.rows
+    if frame.free:
+        x = SPREAD * rng.standard_normal(planes.at.shape)
+    else:
+        x = planes.at.copy()
+        for _ in range(STEPS):
+            step = rng.standard_normal((len(x), frame.lift.shape[1])) @ frame.lift.T
+            step -= np.einsum("kd,kd->k", rows, step @ frame.M.T)[:, None] * (rows @ frame.V.T)
+            low, high = frame.room(x, step)
+            size = 4 * SPREAD * np.sqrt(step.shape[1]) / np.linalg.norm(step, axis=1)
+            low, high = np.clip(low, -size, 0), np.clip(high, 0, size)
+            x = x + (low + (high - low) * rng.uniform(0.1, 0.9, len(x)))[:, None] * step
+    z = np.einsum("kd,kd->k", rows, frame.values(x)) + planes.bias
+    return np.asarray(x - z[:, None] * (rows @ frame.V.T))
+
+
+def anywhere_on(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
+    """A point of the region on each hyperplane that has nothing to do with where it was met.
+
+    A bounded region is convex: between a point of it on one side and one on the other lies one on the hyperplane. Where
+    all drawn lie on one side, and where the region is everything, `on_plane`.
+    """
+    if frame.free:
+        return on_plane(frame, planes, rng)
+    pool = frame.sample(POOL, rng)
+    z = planes.sums(frame, pool)
+    out = planes.at.copy()
+    for i in range(len(planes)):
+        up, down = np.flatnonzero(z[:, i] > 0), np.flatnonzero(z[:, i] < 0)
+        if len(up) and len(down):
+            a, b = rng.choice(up), rng.choice(down)
+            part = z[a, i] / (z[a, i] - z[b, i])
+            out[i] = (1 - part) * pool[a] + part * pool[b]
+    lonely = np.flatnonzero((out == planes.at).all(axis=1))
+    if len(lonely):
+        out[lonely] = on_plane(frame, planes[lonely], rng)
+    return out
