@@ -229,7 +229,7 @@ def unmix(
     """Sharper rows from all derivatives measured on the way, by alternating least squares.
 
     A row was first read off two of them; hundreds of others hold it too, in mixtures that are not known but easily
-    found from nearly right rows. One that hardly any derivative holds stays as it was. `layer`: unit rows and biases,
+    found from nearly right rows. What was read counts as exactly as it was. `layer`: unit rows and biases,
     positive side active; no more rows than coordinates. Returns unit rows, biases, and errors of the rows.
     """
     rows, bias = layer
@@ -253,6 +253,9 @@ def _mixed(
     rows, bias = layer
     active = frame.values(found.at) @ rows.T + bias > 0
     weight = np.ones(len(found.at))
+    straight = found.straight
+    read = np.sign(np.einsum("kd,kd->k", rows, straight.rows))[:, None] * straight.rows
+    prior = frame.d / straight.error**2
     for _ in range(ROUNDS):
         parts = np.zeros((len(found.at), found.slope.shape[1], len(rows)))
         for p, on in enumerate(active):
@@ -268,10 +271,9 @@ def _mixed(
         gram = C.T @ C
         if not gram.any():
             return rows, found.straight.error
-        # A row in no mixture stays; the ridge keeps rows that are hardly in any near what they were.
-        ridge = 1e-9 * np.trace(gram) / len(rows)
-        factor = linalg.cho_factor(gram + ridge * np.eye(len(rows)))
-        new = linalg.cho_solve(factor, C.T @ S + ridge * rows)
+        # What was read counts as exactly as it was: few derivatives may say little of a row.
+        factor = linalg.cho_factor(gram + np.diag(prior))
+        new = linalg.cho_solve(factor, C.T @ S + prior[:, None] * read)
         size = np.linalg.norm(new, axis=1, keepdims=True)
         rows = np.where(size > 0, new / np.maximum(size, 1e-300), rows)
     inverse = linalg.cho_solve(factor, np.eye(len(rows)))
