@@ -180,7 +180,9 @@ class _Attempt:
         if outcome is Outcome.check_failed:
             self._kept(network)
         self._looked_again(frame, noise, network, outcome)
-        again = whole and (outcome is not Outcome.complete or _strange(seen, noise))
+        # Many layers are read from all that lines show until it says nothing more: others would show much the same.
+        many = self.reading is not None and self.reading.many is not None
+        again = whole and not many and (outcome is not Outcome.complete or _strange(seen, noise))
         return self._end(network, outcome, seen.residual), again
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:

@@ -63,8 +63,9 @@ def behind_crowded(setup: Setup, state: Reading) -> Iterator[Reading]:
         if many.network is not None:
             behind = [(each.dense(), each.bias) for each in many.network.layers[1:]]
             network = Network.from_weights([layer, *behind])
-            now = now.with_network(network, setup.log.error(network, setup.size))
-            now = replace(now, whole=not many.open, spent=many.open)
+            # It is the best so far by how many answers it explains: the largest error may stay, far out.
+            error = setup.log.error(network, setup.size)
+            now = replace(now, network=network, error=error, whole=not many.open, spent=many.open)
         yield now
     if now.network is None:
         text = f"It ended behind layer {len(now.layers)}: derivatives do not tell the next one whole, or its signs."

@@ -293,6 +293,7 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
         spent=along.spent,
         told=along.told,
         why=along.why,
+        many=many,
     )
 
 
