@@ -39,6 +39,7 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         return state
     first = _first_that_moves(setup, state, network)
     if first is not None:
+        read = network
         x, y = _spread_answers(setup, network, first)
         noise, least = float(setup.probe.noise.floor.max()), ROUGH * np.abs(y).max()
         if first:
@@ -57,7 +58,12 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
                 # Unless it is a weight that hardly any answer tells.
                 trial = fitted(network, x, y, first=first, steps=LAST)
                 network = trial if np.abs(trial(x) - y).max() < least else network
-        wrong = x[np.abs(network(x) - y).max(axis=1) >= least]
+        off, before = (np.abs(each(x) - y).max(axis=1) for each in (network, read))
+        fine = setup.fine * np.abs(y).max()
+        if (off < fine).sum() < (before < fine).sum():
+            # It spread what is wrong at a few answers over all weights.
+            network, off = read, before
+        wrong = x[off >= least]
         return replace(state, network=network, wrong=wrong if len(wrong) < (1 - MOSTLY) * len(x) else x[:0])
     if state.over:
         # Behind the first layer weights were fitted as they were read.
