@@ -23,6 +23,7 @@ from unveil.blackbox.wrappers import Affine
 from unveil.outcome import BadInput
 
 AGAIN = 4.0  # known questions asked again in the end
+HOPE = 0.25  # of what a stage is likely to ask: with less it hardly finds anything, and nothing is kept for it
 LOOK = 64  # questions asked to see what answers look like and how long they take
 
 
@@ -169,14 +170,16 @@ def held(audit: Audit, stage: Stage, later: Iterable[Stage] = ()) -> Iterator[st
 
     Without a budget that is the most that it was said to ask. With one it leaves what those stages after it that were
     asked for by a flag are likely to ask, but has half of what is left in any case: else one that does not come to an
-    end would take all.
+    end would take all. Nothing is kept for those that the other half would be of no use to.
     """
     ledger = audit.oracle.ledger
     whole = ledger.budget
     if whole is None:
         ledger.budget, limit = ledger.asked + math.ceil(stage.cost(audit)[1]), "limit of this step was reached"
     else:
-        kept = math.floor(min(sum(each.cost(audit)[0] for each in later if each.flag), ledger.left / 2))
+        half = ledger.left / 2
+        wanted = [each.cost(audit)[0] for each in later if each.flag]
+        kept = math.floor(min(sum(one for one in wanted if HOPE * one <= half), half))
         ledger.budget, limit = whole - kept, "budget of this step ended" if kept else ""
     try:
         yield limit
