@@ -15,7 +15,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
 from unveil.identification.fitting.output_layer import Asked, agreement
-from unveil.identification.piecewise_linear.completeness import Moving, judged
+from unveil.identification.piecewise_linear.completeness import Moving, judged, whole
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
@@ -297,3 +297,15 @@ def test_a_complete_result_does_not_say_that_neurons_are_missing() -> None:
         oracle = uv.as_oracle(lambda x, net=net: net(x).astype(np.float32), shape=8)
         found = uv.identify(oracle, rng=np.random.default_rng(seed))
         assert found.outcome is not uv.Outcome.complete or not any("not all" in why for why in found.why)
+
+
+def test_a_layer_whose_only_neuron_could_be_a_deeper_one_is_that_neuron(rng: np.random.Generator) -> None:
+    weights = random_weights((4, 2, 1, 1), rng, bias=0.5)
+    (row,), (bias,) = weights[1]
+    only = Neuron.given(row / np.linalg.norm(row), bias / np.linalg.norm(row), 1e-9)
+    x = 2 * rng.standard_normal((200, 4))
+    slopes = relu_gradients(weights, x)
+    measured = [
+        Moving.of(weights[:1], Station(at, slope, 1e-12)) for at, slope in zip(x, slopes, strict=True) if slope.any()
+    ]
+    assert whole([], [only], measured) == [only]

@@ -66,7 +66,7 @@ def whole(sure: list[Neuron], perhaps: list[Neuron], measured: Sequence[Moving])
         return None
     for neuron in perhaps:
         others = [n for n in chosen if n is not neuron]
-        if spans(others):
+        if others and spans(others):
             chosen = others
     return chosen
 

@@ -149,6 +149,8 @@ def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
     """Directions in which the gradient jumps along a half circle, one for each breakpoint that could be told apart. The
     half circle is random, and so is the direction of the slopes that are compared."""
     n = oracle.n
+    if n == 1:  # there is no circle, and one direction alone
+        return [np.ones(1)]
     frame, begin = np.linalg.qr(rng.standard_normal((n, 2)))[0].T, rng.uniform(0, 1e-2)
     along = unit_rows(rng.standard_normal((1, n)))[0]
 
