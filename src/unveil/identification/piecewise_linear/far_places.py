@@ -51,17 +51,17 @@ class Windows:
         A deeper neuron's hyperplane has bent when `BETWEEN` others lie behind. The nearer the place, the more of what
         bends the answers there is what was seen, and the shorter the window for what is not known of the normal, in
         which another hyperplane might be met; but what rounding asks for is told from a hyperplane at an angle only
-        further out. Queries: none, or two per place where roundings differ.
+        further out. Queries: none, or two per place where roundings differ, one of exact answers.
         """
         x = anywhere_on(frame, planes, probe.rng)
         way = np.linalg.norm(frame.values(x) - frame.values(planes.at), axis=1)
-        strength = np.maximum(np.sqrt(((planes.jump / probe.sigma(planes.at)) ** 2).mean(axis=1)), 1e-300)
         part = np.ones(len(x))
         if not probe.noise.exact:
-            part = np.maximum(_behind(frame, others, planes, x), _told_from(frame, planes, way, strength / max(widths)))
+            strength = _strength(planes, probe.sigma(planes.at)) / max(widths)
+            part = np.maximum(_behind(frame, others, planes, x), _told_from(frame, planes, way, strength))
         x = planes.at + part[:, None] * (x - planes.at)
         sigma = probe.sigma(x)
-        strength = np.maximum(np.sqrt(((planes.jump / sigma) ** 2).mean(axis=1)), 1e-300)
+        strength = _strength(planes, sigma)
         away = part * way
         half = WINDOW * planes.error * away / np.sqrt(frame.d) + ROUNDINGS / strength
         step = np.minimum(half, away)[:, None] * (planes.rows @ frame.V.T)
@@ -93,6 +93,11 @@ class Windows:
     def _size(self, y: Float[np.ndarray, "3 K m"], order: int) -> Float[np.ndarray, " K"]:
         """Largest difference of this order of the answers in a window, in standard deviations."""
         return np.asarray(np.sqrt(((np.diff(y, n=order, axis=0) / self.sigma) ** 2).mean(axis=2)).max(axis=0))
+
+
+def _strength(planes: Hyperplanes, sigma: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " K"]:
+    """How much the derivatives jump, per length, in standard deviations of the answers."""
+    return np.asarray(np.maximum(np.sqrt(((planes.jump / sigma) ** 2).mean(axis=1)), 1e-300))
 
 
 def _behind(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.piecewise_linear.completeness import leaks
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
 from unveil.identification.piecewise_linear.layer_choice import MET, Chosen
@@ -97,7 +98,7 @@ class LayerStep:
             step = replace(step, state=state).with_candidates(begin)
         return step
 
-    def _met_at(self, some: list[Candidate]) -> list:  # type: ignore[type-arg]
+    def _met_at(self, some: list[Candidate]) -> list[CriticalPoint]:
         sightings, layers = self.state.sightings, self.state.layers
         rng, d = sightings.probe.rng, sightings.d
         neurons = [one.neuron(self.views) for one in some]

@@ -172,7 +172,6 @@ class Sums:
         self, use: Bool[np.ndarray, " K"], rng: np.random.Generator, side: Float[np.ndarray, " K"] | None = None
     ) -> Float[np.ndarray, " K"]:
         """The sides that fewest vectors contradict, by turning one neuron after the other, from some on."""
-
         side = self.votes(use) if side is None else side
         now = self.score(side, use)
         for _ in range(ROUNDS):

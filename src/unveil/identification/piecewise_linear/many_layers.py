@@ -22,10 +22,8 @@ from unveil.identification.piecewise_linear.layer_step import LayerStep, ManyLay
 from unveil.identification.piecewise_linear.missed_in_layers import ROUGH, with_missed
 from unveil.identification.piecewise_linear.sightings import Sightings
 
-LINES, ROUNDS = (
-    20,
-    6,
-)  # lines before any layer is read, and for each neuron of the first one more; rounds for each layer
+# Lines before any layer is read, and for each neuron of the first one more; rounds for each layer.
+LINES, ROUNDS = 20, 6
 BARREN = 2  # rounds in a row without another neuron, or answer explained, after which a layer is as whole as it will be
 # Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
 TELLING, CONTRADICT = 30, 0.1

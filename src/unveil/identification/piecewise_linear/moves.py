@@ -32,7 +32,7 @@ class Moves(NamedTuple):
         h, move = cls.moved(layers, x)
         s = np.linalg.svd(move, compute_uv=False)
         top = np.maximum(s[:, 0], 1e-300) if len(x) else np.ones(0)
-        return cls(h, move / top[:, None, None], (s > 1e-7 * top[:, None]).sum(axis=1))
+        return cls(h, move / top[:, None, None], (s > RANK * top[:, None]).sum(axis=1))
 
     @staticmethod
     def moved(
