@@ -20,11 +20,9 @@ from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
     along_line,
-    local,
     measure_normals,
     met,
     passed_on,
-    row_space,
     zeros,
 )
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
@@ -34,6 +32,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
 from unveil.identification.piecewise_linear.neuron import Neuron, confirmed
+from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.weight_completion import FIRM, complete_weights, places
 
@@ -47,10 +46,8 @@ def of_neuron(weights: Weights, i: int, count: int, rng: np.random.Generator) ->
         t, h = along([(W, b)], base, direction, -3.0, 3.0)
         for at in zeros(t, h @ V[i : i + 1].T + c[i])[0]:
             x = base + at * direction
-            J = local([(W, b)], x)[1]
-            span = row_space(J)
-            normal = span.T @ J.T @ V[i]
-            out.append(CriticalPoint(x, span, normal / np.linalg.norm(normal), 1e-12))
+            normal = local([(W, b)], x)[1].T @ V[i]
+            out.append(CriticalPoint(x, normal / np.linalg.norm(normal), 1e-12, np.ones(1)))
     return out[:count]
 
 
@@ -64,8 +61,7 @@ def of_third_layer(weights: Weights, count: int, rng: np.random.Generator) -> li
         for at in zeros(t, h @ rows[:1].T + bias[:1])[0]:
             x = base + at * direction
             normal = local([first, second], x)[1].T @ rows[0]
-            span = row_space(local([first], x)[1])
-            out.append(CriticalPoint(x, span, span.T @ normal / np.linalg.norm(normal), 1e-12))
+            out.append(CriticalPoint(x, normal / np.linalg.norm(normal), 1e-12, np.ones(1)))
     return out[:count]
 
 
@@ -168,7 +164,7 @@ def test_what_is_unknown_is_found_where_it_begins_to_matter(within: tuple[float,
     for point in seen:
         h, J = local(weights[:1], point.x)
         assert V[0] @ h + c[0] == pytest.approx(0, abs=1e-9)
-        normal = point.span.T @ J.T @ V[0]
+        normal = J.T @ V[0]
         assert abs(normal @ point.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-9)
 
 
@@ -180,12 +176,12 @@ def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
     base, direction = rng.standard_normal((2, 1, 12))
     (line,) = line_search(net, base, direction, -30.0, 30.0, noise, rng)
     deeper = np.flatnonzero(~met(line, along_line(weights[:1], line)[0]).any(axis=1))
-    seen = measure_normals(Probe(net, noise, rng), weights[:1], line, deeper)
+    seen = measure_normals(Probe(net, noise, rng), weights[:1], line, deeper).points
     assert seen
     for point in seen:
         h, J = local(weights[:1], point.x)
         i = int(np.abs(V @ h + c).argmin())
-        normal = point.span.T @ J.T @ V[i]
+        normal = J.T @ V[i]
         assert abs(normal @ point.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-7)
     size = np.linalg.norm(V, axis=1)
     true = [Neuron.given(V[i] / size[i], float(c[i] / size[i]), 1e-12) for i in range(6)]

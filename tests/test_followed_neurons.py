@@ -13,6 +13,7 @@ import unveil as uv
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.rounding import rounding
 from unveil.identification.piecewise_linear import behind_first_layer, followed_neurons
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -57,7 +58,7 @@ def _case(seed: int, behind: tuple[int, ...] = (), vague: float = 0.0) -> _Case:
         step = 1e-7 * normal / length
         bent = truth(np.stack([high - step, high, high + step]))
         jump = (bent[0] - 2 * bent[1] + bent[2]) / 1e-7
-        one = follow(probe, layer, high, normal / length + vague * rng.standard_normal(N), jump, vague)
+        one = follow(probe, layer, CriticalPoint(high, normal / length + vague * rng.standard_normal(N), vague, jump))
         if one is not None:
             followed[i] = one
     return _Case(truth, layer, turned, followed)
@@ -190,7 +191,7 @@ def test_nothing_bends_at_a_hyperplane_of_no_neuron(rng: np.random.Generator) ->
     false /= np.linalg.norm(false)
     layer = np.vstack([rows, false]), np.append(bias, -float(false @ high) + 0.1)
     probe = Probe(truth, rounding(truth, rng.standard_normal((4, N)), 2e-16, rng), rng)
-    found = follow(probe, layer, high, normal / length, jump)
+    found = follow(probe, layer, CriticalPoint(high, normal / length, 0.0, jump))
     assert found is not None
     assert found.known[-1]
     assert abs(found.weights[-1]) < 1e-6 * np.abs(found.weights).max()

@@ -18,7 +18,7 @@ from unveil.identification.piecewise_linear.layer_step import ManyLayers
 from unveil.identification.piecewise_linear.layer_sums import Sums, runs
 from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
 from unveil.identification.piecewise_linear.missed_in_layers import SHUT, with_missed
-from unveil.identification.piecewise_linear.moves import Moves
+from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
 from unveil.identification.piecewise_linear.sightings import Sightings
@@ -272,7 +272,7 @@ def rare_neuron_put(seed: int) -> bool:
     x = rng.standard_normal((4000, D))
     wrong, before = (np.abs(each(x) - net(x))[:, 0] > 1e-6 for each in (found.network, relu_net(without)))
     assert wrong.sum() < before.sum()
-    if wrong.sum() > 0.1 * before.sum() or len(found.layers[2][1]) != D:
+    if wrong.sum() > 0.1 * before.sum() or found.layers[2][0].shape != (D, D):
         return False
     # Its weights are right but for those of values that are never positive where it is active.
     row, bias = (each[-1] for each in found.layers[2])

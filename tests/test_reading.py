@@ -16,10 +16,10 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import close_on_fresh
-from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
+from unveil.identification.piecewise_linear.hyperplane_tracing import Behind
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
-from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import contradicted, lines_to, read_network
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -146,9 +146,9 @@ def test_every_neuron_of_every_layer_is_met_on_both_sides() -> None:
     assert all(count >= layer.inputs for count, layer in zip(after, network.layers[:-1], strict=True))
 
 
-def followed(rows: np.ndarray, bias: np.ndarray) -> list[Followed]:
+def followed(rows: np.ndarray, bias: np.ndarray) -> list[Neuron]:
     k, q = rows.shape
-    return [Followed(rows[i], float(bias[i]), np.ones(q, dtype=bool), 1e-12 * np.eye(q + 1)) for i in range(k)]
+    return [Neuron(rows[i], float(bias[i]), np.ones(q, dtype=bool), (), 1e-12 * np.eye(q + 1)) for i in range(k)]
 
 
 def sums(weights: Weights, rng: np.random.Generator, hide: Sequence[int] = ()) -> tuple[object, Weights]:

@@ -9,10 +9,10 @@ import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.line_search.local_breakpoint import POINTS, local_breakpoints
 from unveil.blackbox.rounding import Rounding
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_tracing import MetHyperplane, follow
-from unveil.identification.piecewise_linear.partial_network import Behind
+from unveil.identification.piecewise_linear.hyperplane_tracing import Behind, follow
 
 
 def positive(d: int) -> Frame:
@@ -79,7 +79,7 @@ def test_a_neuron_is_followed_until_all_its_weights_are_known(seed: int) -> None
             up, down = (middle, down) if over else (up, middle)
         normal = ((first @ up + shift > 0) * rows[i]) @ first
         size = float(np.linalg.norm(normal))
-        seen = MetHyperplane(up, normal / size + 1e-4 * rng.standard_normal(12), 4e-4, size * weights[2][0][:3, i])
+        seen = CriticalPoint(up, normal / size + 1e-4 * rng.standard_normal(12), 4e-4, size * weights[2][0][:3, i])
         one = follow(behind, seen, rng)
         if one is None:
             continue

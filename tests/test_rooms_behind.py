@@ -19,7 +19,6 @@ from unveil.identification.piecewise_linear.deeper_layers import _nearer, close
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron
 from unveil.identification.piecewise_linear.probe import Probe
@@ -301,7 +300,9 @@ def test_where_first_rows_are_off_their_breakpoints_are_theirs_within_that() -> 
     at = rng.standard_normal((6, 6))
     np.fill_diagonal(at, off)
     # The neuron behind sees what its active neurons see, as far off as these are.
-    one = Followed(w[0] / np.linalg.norm(w[0]), float(b[0] / np.linalg.norm(w[0])), np.ones(6, bool), np.zeros((7, 7)))
+    one = Neuron(
+        w[0] / np.linalg.norm(w[0]), float(b[0] / np.linalg.norm(w[0])), np.ones(6, bool), (), np.zeros((7, 7))
+    )
     plane = np.abs(rng.standard_normal((40, 6))) + 1
     plane -= (plane @ one.weights + one.bias)[:, None] * one.weights
     plane = plane[(plane > 0.1).all(axis=1)]
@@ -339,8 +340,8 @@ def test_of_a_neuron_followed_twice_the_one_known_better_is_kept() -> None:
     rng = np.random.default_rng(0)
     row = rng.standard_normal(6)
 
-    def followed(weights: np.ndarray, known: np.ndarray) -> Followed:
-        return Followed(weights * known, 0.1, known, np.eye(7))
+    def followed(weights: np.ndarray, known: np.ndarray) -> Neuron:
+        return Neuron(weights * known, 0.1, known, (), np.eye(7))
 
     whole, part = followed(row, np.ones(6, bool)), followed(-2 * row, np.arange(6) < 4)
     other = followed(rng.standard_normal(6), np.ones(6, bool))
@@ -371,15 +372,13 @@ def test_a_neuron_followed_far_out_is_met_again_nearby_and_told_better_there() -
         size = float(np.linalg.norm(row))
         vague = row / size + 1e-7 * begun.rng.standard_normal(8)
         neuron = Neuron.given(vague, float(c[0]) / size + 1e-6, 1e-7)
-        near = _nearer(begun.setting, begun.deeper(), neuron)
-        if near is None:
+        seen = _nearer(begun.setting, begun.deeper(), neuron)
+        if seen is None:
             continue
-        seen, line, p = near
         assert np.linalg.norm(seen.x) < 10 * begun.probe.noise.size
-        assert (line.points[p] == seen.x).all()
         h = np.maximum(W @ seen.x + b, 0)
         met.append(bool(abs(V[0] @ h + c[0]) < 1e-10))
-        normal = seen.span.T @ (W.T @ ((h > 0) * V[0]))
+        normal = W.T @ ((h > 0) * V[0])
         if met[-1]:
             assert abs(normal @ seen.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-9)
     assert sum(met) >= 3

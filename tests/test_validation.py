@@ -17,9 +17,9 @@ from unveil.identification.method import Identification, Method, residual
 from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import on_rare_sides
-from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
+from unveil.identification.piecewise_linear.hyperplane_tracing import Behind
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.partial_network import Behind
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.sharpening import unmix
 from unveil.identification.validation import UNEXPLAINED, contradicted, validate
 
@@ -202,7 +202,7 @@ def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
     behind = Behind(lambda x: np.zeros((len(x), 2)), frame, [], [], noise, 1.0)
     stations = [Station(x, np.zeros((2, 4)), 0.0) for x in found.at]
     everything = np.ones(4, dtype=bool)
-    neurons = [Followed(row, 0.0, everything, np.eye(5) * 1e-8) for row in rows]
+    neurons = [Neuron(row, 0.0, everything, (), np.eye(5) * 1e-8) for row in rows]
     with np.errstate(all="raise"):
         assert active_sums(behind, stations, neurons, 0.95) is None
 

@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.rounding import AGREE
 from unveil.identification.fitting.output_layer import AffineMap
-from unveil.identification.piecewise_linear.critical_point import across, along, local, row_space
-from unveil.identification.piecewise_linear.derivatives import Station, derivatives
+from unveil.identification.piecewise_linear.critical_point import along, derivative, row_space
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.probe import Probe
 
 EXACT = 1e-6  # a derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it
@@ -23,6 +24,7 @@ LEAK, LOUD = 100.0, 3e-3
 # Part of what other steps change that a step along which no neuron moves may change where answers have few digits, and
 # the longest of these relative to its point: where it leads is as usual as where it starts. How far beside, likewise.
 FOREIGN, NEAR, BESIDE = 0.02, 0.1, 0.03
+REACH = 0.05  # how far steps for derivatives may be expected to stay in a region, relative to how far out it is
 TELLING = 3  # derivatives that must have been able to contradict
 
 
@@ -103,16 +105,10 @@ def told(
             break
         J = local(layers, x)[1]
         if len(rows) < J.any(axis=1).sum() and row_space(rows @ J).shape[1] < np.linalg.matrix_rank(J):
-            out += _derivative(probe, J, x)
+            station = derivative(probe, layers, x, REACH * float(np.linalg.norm(x)))
+            out += [] if station is None else [station]
             lack -= 1
     return out
-
-
-def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, " n"]) -> list[Station]:
-    """The derivative at one place, if it can be measured there."""
-    span = row_space(J)
-    slope, error = derivatives(probe, across(span), x[None], np.array([0.05]))
-    return [Station(x, slope[0] @ span.T, float(error[0]))] if np.isfinite(error[0]) else []
 
 
 def signs(
@@ -135,12 +131,12 @@ def signs(
             continue
         if seen.sum() > 8 * len(rows):
             break
-        measured = _derivative(probe, J, x)
-        if not measured:
+        measured = derivative(probe, layers, x, REACH * float(np.linalg.norm(x)))
+        if measured is None:
             continue
-        stations += measured
-        parts, slope = rows @ J, measured[0].slope
-        if not _explains(row_space(parts), slope, 100 * measured[0].error):
+        stations.append(measured)
+        parts, slope = rows @ J, measured.slope
+        if not _explains(row_space(parts), slope, 100 * measured.error):
             return None, stations
         share = np.abs(np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]).max(axis=1)
         seen[up, k] += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,49 +13,56 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.fitting.output_layer import AffineMap
-from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.derivatives import Station, derivatives
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.normals import inside
+from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.probe import Probe
 
 SAME_PLACE = 1e-7  # a breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected
 FOREIGN = 1e-5  # a normal is one that a layer passes on if no more than this of it is not
 # Pieces shorter than this, relative to 1 + |t|, are not differentiated in: the same neurons are met elsewhere.
 SHORT = 1e-4
+VAGUE = 0.1  # normals with larger errors are of no use
+# A normal that says of the line's slope what differs from it by more than so many errors and this is of more than one
+# hyperplane.
+TRUE, ROUGHLY = 5.0, 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class CriticalPoint:
-    """A point where a neuron of a deeper layer is zero, and the normal of its hyperplane there."""
+    """A point where a neuron of a deeper layer is zero, and its hyperplane there."""
 
     x: Float[np.ndarray, " n"]  # where
-    # orthonormal directions in which the normal was measured: all in which the layers read before move there
-    span: Float[np.ndarray, "n r"]
-    normal: Float[np.ndarray, " r"]  # unit
+    normal: Float[np.ndarray, " n"]  # unit; none of it lies where the layers read before do not move
     error: float  # expected error of the normal
+    jump: Float[np.ndarray, " m"]  # change of the slopes of the answers across it, per unit along the normal
 
 
-def local(layers: list[AffineMap], x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """What these layers make of an input: their values (k,) and how they move with the input, (k, n)."""
-    h, J = x, np.eye(len(x))
-    for W, b in layers:
-        z = W @ h + b
-        J = np.where(z[:, None] > 0, W @ J, 0)
-        h = np.maximum(z, 0)
-    return h, J
+def points_of(frame: Frame, planes: Hyperplanes) -> tuple[CriticalPoint, ...]:
+    """The critical points at which these hyperplanes were met."""
+    normals = planes.rows @ frame.M
+    size = np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
+    every = zip(planes.at, normals / size, planes.error.tolist(), planes.jump * size, strict=True)
+    return tuple(CriticalPoint(*each) for each in every)
 
 
-def passed_on(layers: list[AffineMap], seen: CriticalPoint) -> bool | None:
+def passed_on(layers: Sequence[AffineMap], seen: CriticalPoint) -> bool | None:
     """Whether the last of these layers passes on this normal, as it does those of all layers behind it. None where it
     passes on all that the layers before it do: there nothing is told."""
-    normal = seen.span @ seen.normal
     span, before = (row_space(local(some, seen.x)[1]) for some in (layers, layers[:-1]))
     if span.shape[1] >= before.shape[1]:
         return None
-    return bool(np.linalg.norm(normal - span @ (span.T @ normal)) <= FOREIGN + 10 * seen.error)
+    return bool(np.linalg.norm(seen.normal - span @ (span.T @ seen.normal)) <= FOREIGN + 10 * seen.error)
 
 
 def along(
-    layers: list[AffineMap], base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"], low: float, high: float
+    layers: Sequence[AffineMap],
+    base: Float[np.ndarray, " n"],
+    direction: Float[np.ndarray, " n"],
+    low: float,
+    high: float,
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, "E k"]]:
     """Where these layers bend on a line, its ends included, and their values there: linear in between."""
     t = np.array([low, high])
@@ -76,70 +85,84 @@ def zeros(t: Float[np.ndarray, " E"], z: Float[np.ndarray, "E q"]) -> tuple[np.n
     return t[piece] + (t[piece + 1] - t[piece]) * before / (before - after), piece, which
 
 
-def measure_normals(
-    probe: Probe, layers: list[AffineMap], line: Line, wanted: Int[np.ndarray, " W"]
-) -> list[CriticalPoint]:
+class Measured(NamedTuple):
+    """What derivatives in the pieces of a line beside its breakpoints show."""
+
+    points: list[CriticalPoint]  # these breakpoints
+    stations: list[Station]  # the derivatives
+
+
+def measure_normals(probe: Probe, layers: Sequence[AffineMap], line: Line, wanted: Int[np.ndarray, " W"]) -> Measured:
     """The critical points at these breakpoints of a line, with normals from the derivatives on either side.
 
     `layers`: read before; only directions in which they move are asked about. `wanted`: its breakpoints that are none
-    of these layers'. Returns those between two pieces long enough to differentiate in. Queries: `r + 3` for each piece
-    beside a wanted breakpoint, for r directions in which the layers move there.
+    of these layers'. Left out are those beside a piece too short to differentiate in, and normals that are vague or
+    turn out to be of more than one hyperplane. Queries: those of `derivatives` along r directions for each piece beside
+    a wanted breakpoint, for r directions in which the layers move there.
     """
-    edges = line.edges
-    inner = np.minimum(np.diff(edges), 2 * (1 + np.minimum(np.abs(edges[1:]), np.abs(edges[:-1]))))
-    slopes: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
-    out = []
-    for p in wanted:
-        if min(inner[p], inner[p + 1]) < SHORT * (1 + abs(line.t[p])):
-            continue
-        for piece in (p, p + 1):
-            if piece in slopes:
-                continue
-            # The outermost pieces are long: stay where the numbers are small.
-            middle = edges[piece + 1] - inner[piece] / 2 if piece <= p else edges[piece] + inner[piece] / 2
-            slopes[piece] = _slope(probe, layers, line, middle, inner[piece] / 4)
-        (span, before, e0), (other, after, e1) = slopes[p], slopes[p + 1]
-        if not np.isfinite(e0 + e1) or span.shape != other.shape:
-            continue
-        told = normal_at(line, p, (before, after @ (other.T @ span)), (e0, e1), span.T @ line.direction)
-        if told is not None:
-            out.append(CriticalPoint(line.points[p], span, *told))
-    return out
+    length = np.diff(line.edges)
+    wanted = wanted[np.minimum(length[wanted], length[wanted + 1]) >= SHORT * (1 + np.abs(line.t[wanted]))]
+    pieces = np.unique(np.concatenate([wanted, wanted + 1]))
+    where, radius = inside(line, pieces)
+    # What an exact line says need not be asked again.
+    value = line.at(where) if probe.noise.exact else None
+    slopes: dict[int, Station] = {}
+    for i, (piece, x) in enumerate(zip(pieces.tolist(), line.inputs(where), strict=True)):
+        reach = float(radius[i] * np.linalg.norm(line.direction))
+        station = derivative(probe, layers, x, reach, None if value is None else value[i])
+        slopes |= {} if station is None else {piece: station}
+    points = []
+    for p in wanted.tolist():
+        if p in slopes and p + 1 in slopes:
+            before, after = slopes[p], slopes[p + 1]
+            rank = row_space(local(layers, line.points[p])[1]).shape[1]
+            told = normal_at(line, p, (before.slope, after.slope), (before.error, after.error), rank)
+            points += [] if told is None else [told]
+    return Measured(points, list(slopes.values()))
 
 
 def normal_at(
     line: Line,
     p: int,
-    slopes: tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]],
+    slopes: tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "m n"]],
     errors: tuple[float, float],
-    along: Float[np.ndarray, " r"],
-) -> tuple[Float[np.ndarray, " r"], float] | None:
-    """The unit normal where a line bends, and its error; None if slopes do not change there.
+    rank: int,
+) -> CriticalPoint | None:
+    """The critical point where a line bends; None if slopes do not change there, or by more than one neuron.
 
-    `p`: which of its breakpoints. `slopes`: derivatives before and behind it. `errors`: of these. `along`: the line's
-    direction, in the same coordinates.
+    `p`: which of its breakpoints. `slopes`: derivatives before and behind it. `errors`: of their entries. `rank`: along
+    how many directions they were measured.
     """
     jump = line.jump[p]
-    change = jump @ (slopes[1] - slopes[0]) / (jump @ jump)
+    strength = float(np.linalg.norm(jump))
+    change = jump @ (slopes[1] - slopes[0]) / max(strength**2, 1e-300)
     size = float(np.linalg.norm(change))
-    if size == 0:
+    if not strength or not size:
         return None
-    drift = abs(float(change @ along) - 1) / (float(np.linalg.norm(along)) * size)
-    rounded = float(np.hypot(*errors)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
-    return change / size, max(rounded, drift, 1e-15)
+    rounded = float(np.hypot(*errors)) * np.sqrt(rank) / (size * strength)
+    # The change along the line is known better than the normal.
+    drift = abs(float(change @ line.direction) - 1) / (size * float(np.linalg.norm(line.direction)))
+    if rounded > VAGUE or drift * np.sqrt(rank) > TRUE * rounded + ROUGHLY:
+        return None
+    return CriticalPoint(line.points[p], change / size, max(rounded, drift, 1e-15), jump * size)
 
 
-def _slope(
-    probe: Probe, layers: list[AffineMap], line: Line, t: float, step: float
-) -> tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "m r"], float]:
-    """Directions in which the layers move at a place of a line, derivatives along them, and their error."""
-    at = np.array([t])
-    x = line.inputs(at)
-    span = row_space(local(layers, x[0])[1])
+def derivative(
+    probe: Probe,
+    layers: Sequence[AffineMap],
+    x: Float[np.ndarray, " n"],
+    reach: float,
+    value: Float[np.ndarray, " m"] | None = None,
+) -> Station | None:
+    """The derivative of the answers at one place along all directions in which these layers move; None where it cannot
+    be measured. `reach`: how far random steps may be expected to stay in the region. `value`: the answers there, if
+    known. Queries: those of `derivatives` at one place."""
+    span = row_space(local(layers, x)[1])
     if not span.shape[1]:
-        return span, np.empty((1, 0)), np.inf
-    slope, error = derivatives(probe, across(span), x, np.array([step]), line.at(at))
-    return span, slope[0], float(error[0])
+        return None
+    room = np.array([reach / np.sqrt(span.shape[1])])  # a random step is as long as its coordinates together
+    slope, error = derivatives(probe, across(span), x[None], room, None if value is None else value[None])
+    return Station(x, slope[0] @ span.T, float(error[0])) if np.isfinite(error[0]) else None
 
 
 def met(
@@ -151,7 +174,7 @@ def met(
     return np.asarray(off <= near + 3 * line.width[:, None])
 
 
-def along_line(layers: list[AffineMap], line: Line) -> tuple[np.ndarray, np.ndarray]:
+def along_line(layers: Sequence[AffineMap], line: Line) -> tuple[np.ndarray, np.ndarray]:
     """Where these layers bend on a line; see `along`."""
     return along(layers, line.base, line.direction, line.low, line.high)
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.blackbox.line import Line
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain, in_proportion
 from unveil.identification.piecewise_linear.candidates import ANYWAY, HALF, ROUGH, merge_points
@@ -18,7 +17,6 @@ from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
     along_line,
-    local,
     measure_normals,
     met,
 )
@@ -27,6 +25,7 @@ from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import SCALES, refuting
 from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, expected
+from unveil.identification.piecewise_linear.partial_network import alike, local
 from unveil.identification.piecewise_linear.weight_completion import (
     REACH,
     TRIES,
@@ -99,14 +98,13 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
         (each for i, each in enumerate(state.seen) if i not in explained),
         key=lambda each: float(np.linalg.norm(each.x)),
     ):
-        met_on = None if seen in examined else _line_of(state, seen.x)
-        examined |= {seen}
-        if met_on is None:
+        if seen in examined:
             continue
-        neuron = _follow(setting, state, seen, *met_on)
+        examined |= {seen}
+        neuron = _follow(setting, state, seen)
         if neuron is not None and np.linalg.norm(seen.x) > FAR * setting.probe.noise.size:
             near = _nearer(setting, state, neuron)
-            neuron = (_follow(setting, state, *near) if near else None) or neuron
+            neuron = (_follow(setting, state, near) if near else None) or neuron
         if neuron is not None:
             old = state.candidates
             candidates = replace(old.with_given([neuron]), proven=old.proven | {neuron.key})
@@ -114,16 +112,15 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
     return replace(state, examined=examined) if examined != state.examined else None
 
 
-def _follow(setting: Setting, state: Deeper, seen: CriticalPoint, line: Line, p: int) -> Neuron | None:
-    """The neuron followed from a critical point, met as this breakpoint of a line. Queries: those of `follow`."""
-    layer, normal = state.layers[0], seen.span @ seen.normal
-    jump = line.jump[p] / float(normal @ line.direction)
-    one = follow(setting.probe, layer, seen.x, normal, jump, seen.error)
+def _follow(setting: Setting, state: Deeper, seen: CriticalPoint) -> Neuron | None:
+    """The neuron followed from a critical point. Queries: those of `follow`."""
+    layer = state.layers[0]
+    one = follow(setting.probe, layer, seen)
     key = min((n.key for n in state.candidates.merged), default=0)
     return None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
 
 
-def _nearer(setting: Setting, state: Deeper, neuron: Neuron) -> tuple[CriticalPoint, Line, int] | None:
+def _nearer(setting: Setting, state: Deeper, neuron: Neuron) -> CriticalPoint | None:
     """A critical point of a neuron that was followed far out, where inputs are usual: there it is told better. Queries:
     those of a line search and of `measure_normals`."""
     layers, probe = state.layers, setting.probe
@@ -143,9 +140,9 @@ def _nearer(setting: Setting, state: Deeper, neuron: Neuron) -> tuple[CriticalPo
         if not len(line.t) or np.abs(line.t).min() > HIT:
             continue
         p = int(np.abs(line.t).argmin())
-        seen = measure_normals(probe, layers, line, np.array([p]))
+        seen = measure_normals(probe, layers, line, np.array([p])).points
         if seen:
-            return seen[0], line, p
+            return seen[0]
     return None
 
 
@@ -203,7 +200,7 @@ def _legal(
 def _beside(setting: Setting, state: Deeper, i: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """A line across a hyperplane close to where it was met, but where something else is active before it."""
     seen, rng = state.seen[i], setting.probe.rng
-    normal = seen.span @ seen.normal
+    normal = seen.normal
     v = rng.standard_normal(len(normal))
     v -= normal * (normal @ v)
     t = along(state.layers, seen.x, v, 0.0, 10.0)[0]
@@ -225,15 +222,6 @@ def _barely(setting: Setting, state: Deeper, j: int) -> tuple[Float[np.ndarray, 
     return x + normal * (least - z) / size**2, v - normal * (normal @ v) / size**2
 
 
-def _line_of(state: Deeper, x: Float[np.ndarray, " n"]) -> tuple[Line, int] | None:
-    """The line on which a critical point was met, and which of its breakpoints that is."""
-    for line in reversed(state.lines):
-        which = np.flatnonzero(np.abs(line.points - x).max(axis=1) == 0)
-        if len(which):
-            return line, int(which[0])
-    return None
-
-
 def _another_line(setting: Setting, state: Deeper) -> Deeper:
     """A line through a point that is not explained yet, if there is one; else a random one."""
     state, (probe, frame, rng) = replace(state, turn=state.turn + 1), (setting.probe, setting.frame, setting.probe.rng)
@@ -245,8 +233,7 @@ def _another_line(setting: Setting, state: Deeper) -> Deeper:
     elif len(state.wrong) and len(state.right) and state.barren % 3 < 2 and state.turn % ANYWAY:
         # Not always the nearest: a fit that is wrong somewhere goes through some of the points there by chance.
         bad = rng.choice(state.wrong[np.argsort(np.linalg.norm(state.wrong, axis=1))[:BAD]])
-        switched = (_pattern(state, state.right) != _pattern(state, bad[None])).sum(axis=1)
-        good = state.right[rng.choice(np.argsort(switched)[: GOOD + MORE * state.barren])]
+        good = alike(state.layers, bad[None], state.right, rng, GOOD + MORE * state.barren)[0]
         base, direction, low, high = bad[None], (good - bad)[None], np.array([-0.1]), np.array([1.0])
     else:
         base, direction, low, high = frame.lines(1, setting.points.far, rng)
@@ -260,13 +247,8 @@ def _another_line(setting: Setting, state: Deeper) -> Deeper:
     wanted = ~met(line, own, AGREES * state.error * (1 + np.abs(own))).any(axis=1)
     if neurons:
         wanted &= ~met(line, *expected(layers, state.error, neurons, line)[:2]).any(axis=1)
-    seen = measure_normals(probe, layers, line, np.flatnonzero(wanted))
+    seen = measure_normals(probe, layers, line, np.flatnonzero(wanted)).points
     return replace(state, lines=(*state.lines, line), seen=(*state.seen, *seen))
-
-
-def _pattern(state: Deeper, x: Float[np.ndarray, "N n"]) -> Bool[np.ndarray, "N q"]:
-    """Which neurons of the layers read are active."""
-    return np.concatenate([after(state.layers[: k + 1], x) > 0 for k in range(len(state.layers))], axis=1)
 
 
 NEAR = 30.0  # how far out, in typical inputs, a line between two points may begin

@@ -13,13 +13,14 @@ from jaxtyping import Float
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap, Asked, Unsigned, after
 from unveil.identification.piecewise_linear.completeness import Moving
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, local, row_space
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, points_of, row_space
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sign_recovery import dependent
 from unveil.whitebox.network import Network
@@ -119,12 +120,13 @@ class Deeper:
         # Each was followed across most of the layer before.
         proven = frozenset(n.key for n in given) if len(layer[0]) > frame.d else frozenset[int]()
         seen = []
-        for x, row, error in zip(found.bent.at, found.bent.rows, found.bent.error, strict=True):
-            span = row_space(local([layer], x)[1])
-            normal = span.T @ row
+        for one in points_of(frame, found.bent):
+            span = row_space(local([layer], one.x)[1])
+            normal = span @ (span.T @ one.normal)
             size = float(np.linalg.norm(normal))
             if size > PASSED_ON:
-                seen.append(CriticalPoint(x, span, normal / size, float(error) + np.sqrt(1 - min(size, 1.0) ** 2)))
+                error = one.error + float(np.sqrt(1 - min(size, 1.0) ** 2))
+                seen.append(replace(one, normal=normal / size, error=error))
         return cls(
             layers=[layer],
             error=max(float(found.straight.error.max()), 1e-12),

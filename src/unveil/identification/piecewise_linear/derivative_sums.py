@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import row_space
 from unveil.identification.piecewise_linear.derivatives import Station
-from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
-from unveil.identification.piecewise_linear.partial_network import Behind
+from unveil.identification.piecewise_linear.hyperplane_tracing import Behind
+from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import local
 
 LEFT = 0.02  # part of a derivative that the active neurons may leave, besides its error
 TELLING = 20  # derivatives that must tell
@@ -34,12 +35,11 @@ class _Mixed:
     @classmethod
     def of(cls, behind: Behind, station: Station, rows: np.ndarray, bias: np.ndarray) -> _Mixed:
         """At this station."""
-        there = behind.see(station.x[None])
-        moves = there.moves()[0]
+        h, moves = local(behind.layers, station.x)
         span = row_space(moves)
         slope = station.slope @ span
         slack = LEFT * float(np.linalg.norm(slope)) + 3 * station.error * np.sqrt(slope.size)
-        return cls(rows @ moves @ span, rows @ there.h[0] + bias > 0, slope, slack)
+        return cls(rows @ moves @ span, rows @ h + bias > 0, slope, slack)
 
     def tells(self, active: Bool[np.ndarray, " k"]) -> bool:
         """Whether these neurons' normals could fail to add up to it."""
@@ -54,7 +54,7 @@ class _Mixed:
 
 
 def active_sums(
-    behind: Behind, stations: Sequence[Station], found: Sequence[Followed], least: float
+    behind: Behind, stations: Sequence[Station], found: Sequence[Neuron], least: float
 ) -> tuple[Bool[np.ndarray, " k"], AffineMap] | None:
     """Which of these neurons make up the layer, and their rows and biases, signs settled.
 

@@ -16,7 +16,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.output_layer import AffineMap
-from unveil.identification.piecewise_linear.critical_point import measure_normals, met, search, zeros
+from unveil.identification.piecewise_linear.critical_point import (
+    CriticalPoint,
+    measure_normals,
+    met,
+    points_of,
+    search,
+    zeros,
+)
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import OPEN
@@ -114,19 +121,17 @@ class _Crossing(NamedTuple):
 def follow(
     probe: Probe,
     layer: AffineMap,
-    x: Float[np.ndarray, " n"],
-    normal: Float[np.ndarray, " n"],
-    jump: Float[np.ndarray, " m"],
-    error: float = 0.0,
+    seen: CriticalPoint,
 ) -> FollowedNeuron | None:
     """Follow a hyperplane across those of the first layer.
 
-    `layer`: the first layer, rows of unit norm, sides open. `error`: of the normal. None where it meets hardly any of
+    `layer`: the first layer, rows of unit norm, sides open. None where it meets hardly any of
     them. Queries: `ANGLES` for each neuron of the first layer that is met, some times more where others are near.
     """
     rows, bias = layer
     k = len(bias)
     weights, known, errors = np.zeros(k), np.zeros(k, dtype=bool), [0.0]
+    (x, normal), jump = (seen.x, seen.normal), seen.jump
     start, begun, reach = x, normal, max(REACH * probe.noise.size, float(np.linalg.norm(x)))
     where = np.sign(rows @ x + bias)
     first, failed = where.copy(), 0
@@ -160,7 +165,7 @@ def follow(
         return None
     slope = begun - (weights * first) @ rows / 2
     offset = -float(weights @ np.abs(rows @ start + bias) / 2 + slope @ start)
-    return FollowedNeuron(weights, known, first, slope, offset, float(np.hypot(np.median(errors), error)), start)
+    return FollowedNeuron(weights, known, first, slope, offset, float(np.hypot(np.median(errors), seen.error)), start)
 
 
 def _next(
@@ -315,16 +320,16 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
     if not frame.free or not len(found.bent):
         return state, []
     layer, followed = (rows, bias), list[FollowedNeuron]()
-    bent = found.bent
-    waiting = list(zip(bent.at, bent.rows, bent.jump, bent.error.tolist(), strict=True))
+    waiting = list(points_of(frame, found.bent))
     barren = failed = 0
     settled = None
     while barren < CALM and len(followed) < MOST * len(rows) and settled is None:
         had = len(followed)
-        for x, normal, jump, error in waiting:
-            if error > VAGUE or np.linalg.norm(x) > REACH * probe.noise.size or any(n.zero(layer, x) for n in followed):
+        for seen in waiting:
+            far = np.linalg.norm(seen.x) > REACH * probe.noise.size
+            if seen.error > VAGUE or far or any(n.zero(layer, seen.x) for n in followed):
                 continue
-            one = follow(probe, layer, x, normal, jump, error)
+            one = follow(probe, layer, seen)
             if one is not None:
                 followed.append(one)
                 continue
@@ -363,8 +368,8 @@ def _settled(layer: AffineMap, followed: list[FollowedNeuron]) -> tuple[np.ndarr
 
 def _on_another_line(
     probe: Probe, frame: Frame, layer: AffineMap, followed: list[FollowedNeuron]
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
-    """Points on hyperplanes that no neuron explains, normals, jumps of the slope and errors."""
+) -> list[CriticalPoint]:
+    """Points on hyperplanes that no neuron explains."""
     line = search(probe.ask, frame, probe.noise, probe.rng, 2 * np.sqrt(frame.d))
     if line is None:
         return []
@@ -372,9 +377,4 @@ def _on_another_line(
     own = zeros(ends, line.inputs(ends) @ layer[0].T + layer[1])[0]
     wanted = ~met(line, own).any(axis=1)
     wanted &= np.array([not any(one.zero(layer, x) for one in followed) for x in line.points], dtype=bool)
-    out = []
-    for seen in measure_normals(probe, [], line, np.flatnonzero(wanted)):
-        p = int(np.abs(line.points - seen.x).max(axis=1).argmin())
-        normal = seen.span @ seen.normal
-        out.append((seen.x, normal, line.jump[p] / float(normal @ line.direction), seen.error))
-    return out
+    return measure_normals(probe, [], line, np.flatnonzero(wanted)).points

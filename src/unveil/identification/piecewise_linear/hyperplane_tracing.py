@@ -9,8 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line_search.local_breakpoint import LocalBreakpoints, local_breakpoints
+from unveil.blackbox.rounding import Ask, Rounding
 from unveil.blackbox.rows import Rows
-from unveil.identification.piecewise_linear.partial_network import Behind, covariance, plane
+from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import Seen, doubt_of_sums, local
 
 # Half of a step, in standard deviations of where the breakpoint is expected, and of what it does to answers.
 WINDOW, BARELY = 4.0, 1000.0
@@ -20,6 +25,7 @@ LONGEST, SHORT = 0.15, 0.03
 WIDER = (1.0, 4.0)  # errors of normals, in units of those expected, that are tried
 LIKELY = 0.6  # deviation of an unknown weight, in units of the largest known one
 KNOWN = 0.05  # an unknown weight is known from this deviation on, in the same units
+OUTSIDE = 6.0  # deviations beyond which a place is on no plane
 POINT = 1e-7  # relative rounding of points
 POOL = 300  # candidates looked at for places, which costs no query
 # Places per unknown weight where it is looked for, and starts from which these are reached.
@@ -33,26 +39,30 @@ OWN = 0.85  # share of the breakpoints that must be the neuron's own
 
 
 @dataclass(frozen=True)
-class MetHyperplane:
-    """Where a line met a hyperplane, and the normal measured there."""
+class Behind:
+    """What the search for a neuron behind known layers goes by."""
 
-    x: Float[np.ndarray, " d"]  # where
-    normal: Float[np.ndarray, " d"]  # unit
-    error: float  # expected error of the normal
-    strength: Float[np.ndarray, " m"]  # change of the slopes along the normal
+    ask: Ask  # answers questions
+    frame: Frame  # where may be asked; its coordinates are the inputs themselves
+    layers: list[AffineMap]  # those known; with none of them neurons see the inputs
+    spreads: list[np.ndarray]  # errors of their rows, as of `doubt_of_sums`
+    noise: Rounding  # how exact answers are
+    spacing: float  # typical distance between breakpoints
+
+    def see(self, x: Float[np.ndarray, "N d"]) -> Seen:
+        """What the layers make of some inputs."""
+        return Seen.by(self.layers, x)
+
+    def doubt(self, x: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N q"]:
+        """Variance of what comes out of the layers."""
+        return np.asarray(doubt_of_sums(self.layers, self.spreads, x) * self.see(x).on)
+
+    def inside(self, x: Float[np.ndarray, "N d"]) -> Bool[np.ndarray, " N"]:
+        """Which points may be asked."""
+        return np.asarray((x @ self.frame.G.T + self.frame.g > 0).all(axis=1))
 
 
-@dataclass(frozen=True)
-class Followed:
-    """A neuron `weights . h + bias`, up to sign and scale."""
-
-    weights: Float[np.ndarray, " q"]  # of unit norm, zero where unknown
-    bias: float  # its bias
-    known: Bool[np.ndarray, " q"]  # which weights are known
-    spread: Float[np.ndarray, "p p"]  # covariance of the errors of weights and bias
-
-
-def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Followed | None:
+def follow(behind: Behind, seen: CriticalPoint, rng: np.random.Generator) -> Neuron | None:
     """The neuron of the next layer that bends here; None if there is none, or its hyperplane gets lost.
 
     A breakpoint is located in ever more places where the neuron must be seen. Each is a linear equation for its weights
@@ -100,7 +110,7 @@ class _One:
     """One neuron as far as it is known; every step hands on a new state."""
 
     behind: Behind  # what to go by
-    seen: MetHyperplane  # where it was seen first
+    seen: CriticalPoint  # where it was seen first
     rng: np.random.Generator  # draws places
     fixed: Float[np.ndarray, "E p"]  # equations from there for weights and bias, each divided by its error
     told: Float[np.ndarray, " E"]  # what they are to give
@@ -117,20 +127,21 @@ class _One:
     own: float = 1.0  # share of the breakpoints that are the neuron's own
 
     @classmethod
-    def begin(cls, behind: Behind, seen: MetHyperplane, wider: float, rng: np.random.Generator) -> _One | None:
+    def begin(cls, behind: Behind, seen: CriticalPoint, wider: float, rng: np.random.Generator) -> _One | None:
         """From the normal: the weights of what is active there."""
-        there = behind.see(seen.x[None])
-        h, on = there.h[0], there.on[0]
-        d, q = len(seen.x), len(h)
-        active = there.moves()[0][on]
+        h, J = local(behind.layers, seen.x)
+        on, q = h > 0, len(h)
+        active = J[on]
         if not len(active) or np.linalg.svd(active, compute_uv=False)[-1] < 1e-3:
             return None
         part = np.linalg.lstsq(active.T, seen.normal, rcond=None)[0]
         error = wider * seen.error
         if np.linalg.norm(active.T @ part - seen.normal) > 5 * error + 0.01:
             return None
-        normal = np.zeros((d, q + 1))
-        normal[:, :-1][:, on] = active.T * np.sqrt(d) / error
+        # As many directions were measured as neurons are active: each has its part of the error.
+        each = error / np.sqrt(len(active))
+        normal = np.zeros((len(seen.x), q + 1))
+        normal[:, :-1][:, on] = active.T / each
         length = np.zeros((1, q + 1))
         length[0, :-1][on] = 1e6 * (active @ seen.normal)
         free = np.flatnonzero(~on)
@@ -138,18 +149,18 @@ class _One:
         unknown[np.arange(len(free)), free] = 1 / (LIKELY * np.abs(part).max())
         place = np.append(h, 1.0)[None] * 1e5
         fixed = np.concatenate([normal, length, unknown, place])
-        told = np.concatenate([seen.normal * np.sqrt(d) / error, [1e6], np.zeros(len(free) + 1)])
+        told = np.concatenate([seen.normal / each, [1e6], np.zeros(len(free) + 1)])
         theta = np.linalg.lstsq(fixed, told, rcond=None)[0]
         largest = float(np.abs(theta[:-1]).max())
         none = np.empty((0, q + 1))
-        spread = covariance(fixed)
+        spread = _covariance(fixed)
         return cls(behind, seen, rng, fixed, told, on, theta, spread, largest, seen.x[None], none, np.empty(0))
 
-    def result(self) -> Followed:
+    def result(self) -> Neuron:
         """With unit weights."""
         w = np.where(self.known, self.theta[:-1], 0)
         size = float(np.linalg.norm(w))
-        return Followed(w / size, float(self.theta[-1]) / size, self.known, self.spread / size**2)
+        return Neuron(w / size, float(self.theta[-1]) / size, self.known, (), self.spread / size**2)
 
     def located(self, places: Callable[[_One], np.ndarray], count: int) -> tuple[_One, bool]:
         """The breakpoint in so many of these places where everything active is known; False if it is not there."""
@@ -264,9 +275,7 @@ class _One:
         e = e / rate[:, None]
         g = np.concatenate([there.h, np.ones((len(x), 1))], axis=1)
         doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, self.spread, g) + self.behind.doubt(x) @ self.weights**2) / rate
-        strength = (
-            np.sqrt(((self.seen.strength / self.behind.noise.before(self.behind.ask, x)) ** 2).mean(axis=1)) * rate
-        )
+        strength = np.sqrt(((self.seen.jump / self.behind.noise.before(self.behind.ask, x)) ** 2).mean(axis=1)) * rate
         longest = (LONGEST if entered is None else SHORT) * self.behind.spacing
         half = np.maximum(WINDOW * doubt, np.minimum(BARELY / np.maximum(strength, 1e-300), longest / 3))
         good = (rate > 0.03) & (half < longest)
@@ -301,7 +310,7 @@ class _One:
         likely = np.where(self.known, self.theta[:-1], LIKELY * self.largest)
         error = np.hypot((error * there.rate)[ok], np.sqrt(self.behind.doubt(x) @ likely**2))
         sigma = np.append(self.sigma, error)
-        theta, spread, inside = plane(self.fixed, self.told, g, sigma)
+        theta, spread, inside = _plane(self.fixed, self.told, g, sigma)
         one = replace(
             one,
             at=np.concatenate([self.at, x]),
@@ -320,3 +329,29 @@ def _first(there: _Places, count: int, order: np.ndarray) -> _Places:
     ranked = np.argsort(order, kind="stable")
     chosen = [ranked[there.entered[ranked] == j][:count] for j in np.unique(there.entered)]
     return there[np.concatenate([np.zeros(0, dtype=int), *chosen])]
+
+
+def _plane(
+    fixed: Float[np.ndarray, "e p"],
+    told: Float[np.ndarray, " e"],
+    g: Float[np.ndarray, "N p"],
+    sigma: Float[np.ndarray, " N"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What solves `fixed theta = told` and, for most rows, `g theta = 0` within sigma. Returns the solution, its
+    covariance, and which rows it solves."""
+    g = g / sigma[:, None]
+    weight = np.ones(len(g))
+    for turn in range(12):
+        A = np.concatenate([fixed, g * np.sqrt(weight)[:, None]])
+        theta = np.linalg.lstsq(A, np.concatenate([told, np.zeros(len(g))]), rcond=None)[0]
+        off = np.abs(g @ theta)
+        # Least absolute errors first; in the end those outside do not count.
+        weight = 1 / np.maximum(off, 1) if turn < 9 else (off < OUTSIDE * max(1.0, float(np.median(off)))).astype(float)
+    scale = max(1.0, float(np.sqrt((weight * off**2).sum() / max(1.0, weight.sum() - len(theta) / 2))))
+    return theta, _covariance(np.concatenate([fixed, g * np.sqrt(weight)[:, None]])) * scale**2, weight > 0
+
+
+def _covariance(A: Float[np.ndarray, "e p"]) -> Float[np.ndarray, "p p"]:
+    """Of what equations in units of their errors say together."""
+    _, s, vt = np.linalg.svd(A, full_matrices=False)
+    return np.asarray((vt.T / np.maximum(s, 1e-12 * s[0]) ** 2) @ vt)

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along
-from unveil.identification.piecewise_linear.moves import ZERO, Moves, explained
 from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron
+from unveil.identification.piecewise_linear.partial_network import ZERO, Moves, explained
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 AGREES, SIGMAS = 1e-6, 30.0  # equations of a critical point hold to this besides so many times its error
@@ -61,7 +61,7 @@ class Views(NamedTuple):
         """Of critical points, each on its own line. `error`: of the layers' rows. `before`: of the first `held`."""
         seen = seen[held:]
         x = np.array([each.x for each in seen]).reshape(-1, layers[0][0].shape[1])
-        normal = np.array([each.span @ each.normal for each in seen]).reshape(x.shape)
+        normal = np.array([each.normal for each in seen]).reshape(x.shape)
         errors = np.array([each.error for each in seen]) + NORMAL * error
         new = cls.through(layers, x, normal, errors, -1 - held - np.arange(len(seen)))
         if before is None:

@@ -12,7 +12,7 @@ from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views
 from unveil.identification.piecewise_linear.layer_sums import VAGUE, Sums
-from unveil.identification.piecewise_linear.moves import Moves
+from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 # Deeper normals beside the derivatives on lines, and fresh derivatives where most can be told apart; among so many.

@@ -14,6 +14,7 @@ from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
 from unveil.identification.piecewise_linear.layer_choice import MET, Chosen
+from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.sightings import Sightings
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
@@ -148,24 +149,5 @@ class LayerStep:
         sightings = self.state.sightings
         right = sightings.usual(LOOKS) if right is None else right
         start = wrong[sightings.probe.rng.integers(len(wrong), size=self.lines)]
-        end = alike(self.state.layers, start, right, sightings.probe.rng)
+        end = alike(self.state.layers, start, right, sightings.probe.rng, NEAREST)
         return replace(self, state=replace(self.state, sightings=sightings.between(start, end)))
-
-
-def alike(
-    layers: list[AffineMap], x: Float[np.ndarray, "N d"], among: Float[np.ndarray, "R d"], rng: np.random.Generator
-) -> Float[np.ndarray, "N d"]:
-    """For each point one of the others at which much the same neurons are active."""
-    there = pattern(layers, among)
-    nearest = [np.argsort((each != there).sum(axis=1))[:NEAREST] for each in pattern(layers, x)]
-    return among[[rng.choice(each) for each in nearest]]
-
-
-def pattern(layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> np.ndarray:
-    """Which neurons of these layers are active."""
-    out = []
-    for W, b in layers:
-        z = x @ W.T + b
-        out.append(z > 0)
-        x = np.maximum(z, 0)
-    return np.concatenate(out, axis=1)

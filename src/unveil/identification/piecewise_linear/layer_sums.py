@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.layer_candidates import Candidate
-from unveil.identification.piecewise_linear.moves import RANK, Moves, explained
+from unveil.identification.piecewise_linear.partial_network import RANK, Moves, explained, moved
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 # A vector lies in a span up to this part of it, besides so many times its error; vectors known worse are left out.
@@ -64,7 +64,7 @@ class Sums:
         run = runs(sightings, layers)
         x, slope = sightings.at[run], sightings.slope[run]
         (count, r, d), m = x.shape, slope.shape[2]
-        h, move = Moves.moved(layers, x.reshape(-1, d))
+        h, move = moved(layers, x.reshape(-1, d))
         z = _values(found, h).reshape(count, r, -1)
         h, k = h.reshape(count, r, -1), h.shape[1]
         u, s, vt = np.linalg.svd(move.reshape(count, r, k, d).transpose(0, 2, 1, 3).reshape(count, k, r * d), False)

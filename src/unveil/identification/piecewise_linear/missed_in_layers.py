@@ -13,9 +13,9 @@ from unveil.identification.fitting.output_layer import AffineMap, Asked, after, 
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, measure_normals
 from unveil.identification.piecewise_linear.layer_candidates import Candidate
 from unveil.identification.piecewise_linear.layer_choice import MET
-from unveil.identification.piecewise_linear.layer_step import LayerStep, ManyLayers, alike, pattern
-from unveil.identification.piecewise_linear.moves import Moves, explained
+from unveil.identification.piecewise_linear.layer_step import NEAREST, LayerStep, ManyLayers
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import Moves, Seen, alike, explained, moved
 from unveil.identification.piecewise_linear.sightings import Sightings
 from unveil.whitebox.network import Network
 
@@ -133,14 +133,14 @@ def _borders(
     Queries: `HALVINGS`, those of a short line, and `2 (d + 3)`, for each of `BORDERS`."""
     probe = sightings.probe
     # Of each pattern as many, and beside them.
-    _, group = np.unique(pattern(maps[:-1], wrong), axis=0, return_inverse=True)
+    _, group = np.unique(Seen.by(maps[:-1], wrong).pattern, axis=0, return_inverse=True)
     share = 1 / np.bincount(group.reshape(-1))[group.reshape(-1)]
     some = _beside(wrong[probe.rng.choice(len(wrong), TRIED, p=share / share.sum())], probe.rng, TRIED)
     some = some[_wrong(maps, some, probe.ask(some))]
-    _, first = np.unique(pattern(maps[:-1], some), axis=0, return_index=True)
+    _, first = np.unique(Seen.by(maps[:-1], some).pattern, axis=0, return_index=True)
     end = some[probe.rng.permutation(first)[:BORDERS]]
     count = len(end)
-    start = alike(maps[:-1], end, right, probe.rng)
+    start = alike(maps[:-1], end, right, probe.rng, NEAREST)
     low, high = np.zeros(count), np.ones(count)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -152,7 +152,7 @@ def _borders(
     met: list[CriticalPoint] = []
     for line in lines:
         first = np.flatnonzero(~explained(maps[:-1], line.points))[:1]
-        met += measure_normals(probe, maps[:1], line, first)
+        met += measure_normals(probe, maps[:1], line, first).points
     return replace(sightings, lines=(*sightings.lines, *lines)).with_points(met)
 
 
@@ -288,7 +288,7 @@ def _on_hyperplane(
     other switches, and what the neuron gains by them."""
     row, bias = neuron
     for _ in range(APPROACHES):
-        h, move = Moves.moved(maps[:depth], x)
+        h, move = moved(maps[:depth], x)
         z, normal = h @ row + bias, np.einsum("k,nkd->nd", row, move)
         size = np.linalg.norm(normal, axis=1)
         x = x - (z / np.maximum(size**2, 1e-300))[:, None] * normal
@@ -296,7 +296,7 @@ def _on_hyperplane(
     z = np.where((h[:, row <= -SHUT] > 0).any(axis=1), np.inf, h @ row + bias)
     far = 1 + np.linalg.norm(x, axis=1)
     step = (STEP * far / np.maximum(size, 1e-300))[:, None] * normal
-    here, up, down = (pattern(maps[:-1], each) for each in (x, x + 2 * step, x - 2 * step))
+    here, up, down = (Seen.by(maps[:-1], each).pattern for each in (x, x + 2 * step, x - 2 * step))
     good = np.flatnonzero((size > 0) & (np.abs(z) < STEP**2 * size * far) & (here == up).all(1) & (here == down).all(1))
     good = good[rng.permutation(len(good))]
     _, first = np.unique(here[good], axis=0, return_index=True)

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.blackbox.line import unit_rows
 from unveil.identification.fitting.output_layer import (
     EVERYTHING,
     AffineMap,
@@ -20,10 +19,17 @@ from unveil.identification.fitting.output_layer import (
     explain,
     in_proportion,
 )
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along_line, local, measure_normals, met
+from unveil.identification.piecewise_linear.critical_point import (
+    CriticalPoint,
+    along_line,
+    measure_normals,
+    met,
+    points_of,
+)
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import SAME, Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
+from unveil.identification.piecewise_linear.partial_network import alike, local
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
@@ -78,12 +84,9 @@ class SecondLayer:
         cls, probe: Probe, log: Asked, outside: Frame, layer: AffineMap, first: LayerFound, found: LayerFound
     ) -> SecondLayer:
         """From what was met in the frame `outside` while the first layer was read, and where all of it is active."""
-        every = zip(first.bent.at, first.bent.rows, first.bent.error, strict=True)
-        span = np.eye(outside.d)
-        seen = tuple(CriticalPoint(x, span, normal, float(error)) for x, normal, error in every)
+        seen = points_of(outside, first.bent)
         frame, vague = outside.after(*layer), found.straight[found.straight.error >= VAGUE]
-        for x, normal, error in zip(vague.at, unit_rows(vague.rows @ frame.M), vague.error, strict=True):
-            seen += (CriticalPoint(x, span, normal, float(error)),)
+        seen += points_of(frame, vague)
         state = cls(probe, log, Asked(log.oracle, EVERYTHING), frame, layer, found, seen)
         return _taken_in(state)
 
@@ -205,7 +208,7 @@ def _looked(state: SecondLayer, fits: Bool[np.ndarray, " N"], barren: int) -> Se
     (line,) = line_search(probe.ask, base[None], direction[None], low, high, probe.noise, probe.rng)
     wanted = ~met(line, along_line([state.layer], line)[0]).any(axis=1)
     wanted &= np.array([not state.zero(point) for point in line.points], dtype=bool)
-    seen = measure_normals(probe, [state.layer], line, np.flatnonzero(wanted))
+    seen = measure_normals(probe, [state.layer], line, np.flatnonzero(wanted)).points
     return replace(state, seen=(*state.seen, *seen))
 
 
@@ -214,10 +217,7 @@ def _towards(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """An answer that is not explained, and the way from it to one that is and has much the same neurons active."""
     bad = state.probe.rng.choice(wrong)
-    rows, bias = state.layer
-    switched = ((right @ rows.T + bias > 0) != (rows @ bad + bias > 0)).sum(axis=1)
-    good = right[state.probe.rng.choice(np.argsort(switched, kind="stable")[:NEAREST])]
-    return bad, good - bad
+    return bad, alike([state.layer], bad[None], right, state.probe.rng, NEAREST)[0] - bad
 
 
 def _taken_in(state: SecondLayer) -> SecondLayer:
@@ -242,9 +242,8 @@ def _aimed(state: SecondLayer) -> SecondLayer:
             continue
         turns += 1
         h, J = local([state.layer], point.x)
-        move = J @ point.span
-        weights = np.linalg.lstsq(move.T, point.normal, rcond=None)[0] * (h > 0)
-        if np.linalg.norm(move.T @ weights - point.normal) > EXPLAINED:
+        weights = np.linalg.lstsq(J.T, point.normal, rcond=None)[0] * (h > 0)
+        if np.linalg.norm(J.T @ weights - point.normal) > EXPLAINED:
             continue
         for doubt in DOUBTS:
             line = _across(state.frame, h, weights, doubt)

@@ -118,25 +118,25 @@ class Sightings:
             after = where.get((i, p + 1))
             if after is None:
                 continue
-            told = normal_at(new[i], p, (slope[k], slope[after]), (doubt[k], doubt[after]), new[i].direction)
-            if told is not None and told[1] <= VAGUE:
-                met.append((new[i].points[p], *told, len(self.lines) + i))
+            told = normal_at(new[i], p, (slope[k], slope[after]), (doubt[k], doubt[after]), self.d)
+            if told is not None and told.error <= VAGUE:
+                met.append((told, len(self.lines) + i))
         return found._met(met)
 
     def with_points(self, points: list[CriticalPoint]) -> Sightings:
         """With critical points that were met one by one."""
         first = min(int(self.line.min(initial=0)), 0) - 1
-        return self._met([(one.x, one.span @ one.normal, one.error, first - i) for i, one in enumerate(points)])
+        return self._met([(one, first - i) for i, one in enumerate(points)])
 
-    def _met(self, met: list[tuple[np.ndarray, np.ndarray, float, int]]) -> Sightings:
+    def _met(self, met: list[tuple[CriticalPoint, int]]) -> Sightings:
         if not met:
             return self
-        x, normal, error, line = zip(*met, strict=True)
+        points, line = zip(*met, strict=True)
         return replace(
             self,
-            x=np.concatenate([self.x, x]),
-            normal=np.concatenate([self.normal, normal]),
-            error=np.append(self.error, error),
+            x=np.concatenate([self.x, [one.x for one in points]]),
+            normal=np.concatenate([self.normal, [one.normal for one in points]]),
+            error=np.append(self.error, [one.error for one in points]),
             line=np.append(self.line, line),
         )
 

@@ -12,13 +12,14 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.completeness import leaks_of_few, steady_of_few
-from unveil.identification.piecewise_linear.critical_point import across, row_space
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, measure_normals
 from unveil.identification.piecewise_linear.derivative_sums import active_sums
-from unveil.identification.piecewise_linear.derivatives import Station, derivatives
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_tracing import Followed, MetHyperplane, follow
-from unveil.identification.piecewise_linear.normals import expected_error, inside
-from unveil.identification.piecewise_linear.partial_network import Behind, doubt_of_sums
+from unveil.identification.piecewise_linear.hyperplane_tracing import Behind, follow
+from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.normals import expected_error
+from unveil.identification.piecewise_linear.partial_network import alike, doubt_of_sums, moved
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
 
@@ -49,13 +50,13 @@ class Traced:
 
     layers: tuple[AffineMap, ...] = ()  # read whole, signs settled; the first one is that layer in these coordinates
     spreads: tuple[np.ndarray, ...] = ()  # covariances of the errors of each layer's rows, biases at the end
-    partial: tuple[Followed, ...] = ()  # neurons of the next one, signs unknown
+    partial: tuple[Neuron, ...] = ()  # neurons of the next one, signs unknown
     whole: AffineMap | None = None  # all of it, signs settled, once that is known
     looked: frozenset[int] = frozenset()  # which of `unexplained` were followed for this layer
     lines: tuple[Line, ...] = ()  # searched where all values are positive
     among: tuple[Line, ...] = ()  # searched among usual ones
     stations: tuple[Station, ...] = ()  # where derivatives were measured
-    unexplained: tuple[MetHyperplane, ...] = ()  # hyperplanes met on lines that no layer explains
+    unexplained: tuple[CriticalPoint, ...] = ()  # those met on lines that no layer explains
     ends: bool = False  # whether nothing lies behind the last of `layers`
     # of each layer read, the share of usual points at which one of its neurons is missing
     lacking: tuple[float, ...] = ()
@@ -186,8 +187,8 @@ def _through(usual: Frame, rng: np.random.Generator) -> Lines:
 def _across(probe: Probe, behind: Behind, layer: AffineMap, wrong: np.ndarray, right: np.ndarray) -> Lines:
     """Short lines across where the layer begins to be wrong, between points at which much the same neurons are active.
     Queries: those of `steady_of_few` at `LINES` points, `HALVINGS` times."""
-    start, there = wrong[probe.rng.integers(len(wrong), size=LINES)], behind.see(right).pattern
-    end = right[[int((there != one).sum(axis=1).argmin()) for one in behind.see(start).pattern]]
+    start = wrong[probe.rng.integers(len(wrong), size=LINES)]
+    end = alike(behind.layers, start, right, probe.rng, 1)
     for _ in range(HALVINGS):
         middle = (start + end) / 2
         changing = np.isin(np.arange(LINES), steady_of_few(probe, behind.layers, layer, middle, LINES)[1])[:, None]
@@ -210,18 +211,17 @@ def _spreads(state: Traced, anywhere: bool) -> list[np.ndarray]:
 
 
 def _explained(
-    behind: Behind, x: Float[np.ndarray, "N d"], width: Float[np.ndarray, " N"], found: tuple[Followed, ...]
+    behind: Behind, x: Float[np.ndarray, "N d"], width: Float[np.ndarray, " N"], found: tuple[Neuron, ...]
 ) -> Bool[np.ndarray, " N"]:
     """Which of these breakpoints, known to within a width, are known neurons'."""
     slack = SAME * (1 + np.linalg.norm(x, axis=1)) + width
     out = np.zeros(len(x), dtype=bool)
     if not len(x):
         return out
-    for k in range(len(behind.layers)):
-        layers = behind.layers[: k + 1]
-        there, doubt = replace(behind, layers=layers).see(x), np.sqrt(doubt_of_sums(layers, behind.spreads[: k + 1], x))
-        size = np.linalg.norm(replace(there, on=np.ones_like(there.on)).moves(), axis=2)
-        out |= (np.abs(there.sums[-1]) <= NEAR * doubt + slack[:, None] * size).any(axis=1)
+    for k, (W, b) in enumerate(behind.layers):
+        (h, move), layers = moved(behind.layers[:k], x), behind.layers[: k + 1]
+        doubt, size = np.sqrt(doubt_of_sums(layers, behind.spreads[: k + 1], x)), np.linalg.norm(W @ move, axis=2)
+        out |= (np.abs(h @ W.T + b) <= NEAR * doubt + slack[:, None] * size).any(axis=1)
     if found:
         there, before = behind.see(x), behind.doubt(x)
         h, on = there.h, there.on
@@ -242,48 +242,9 @@ def _search(probe: Probe, frame: Frame, state: Traced, lines: Lines) -> Traced:
         width = 3 * line.width * np.linalg.norm(line.direction)
         wanted = ~_explained(behind, line.points, width, state.partial)
         wanted &= expected_error(frame, line, probe.noise) < VAGUE
-        state = _with_normals(probe, behind, state, line, np.flatnonzero(wanted))
+        points, stations = measure_normals(probe, behind.layers, line, np.flatnonzero(wanted))
+        state = replace(state, unexplained=(*state.unexplained, *points), stations=(*state.stations, *stations))
     return state
-
-
-def _with_normals(probe: Probe, behind: Behind, state: Traced, line: Line, wanted: np.ndarray) -> Traced:
-    """With normals at these breakpoints from derivatives on both sides, along what moves the layers known."""
-    pieces = np.unique(np.concatenate([wanted, wanted + 1]))
-    where, radius = inside(line, pieces)
-    slopes: dict[int, Station] = {}
-    x, radius = line.inputs(where), radius * np.linalg.norm(line.direction)
-    for piece, at, r in zip(pieces, x, radius, strict=True):
-        station = _derivative(probe, behind, at, r)
-        if station is not None:
-            slopes[int(piece)] = station
-    unexplained: list[MetHyperplane] = []
-    for p in wanted:
-        if p not in slopes or p + 1 not in slopes:
-            continue
-        before, after = slopes[p], slopes[p + 1]
-        jump = line.jump[p]
-        if not jump.any():
-            continue
-        normal = jump @ (after.slope - before.slope) / (jump @ jump)
-        size = float(np.linalg.norm(normal))
-        if size == 0:
-            continue
-        d = len(normal)
-        error = float(np.hypot(before.error, after.error)) * np.sqrt(d) / (float(np.linalg.norm(jump)) * size)
-        off = abs(float(normal @ line.direction) - 1) / (size * np.linalg.norm(line.direction) / np.sqrt(d))
-        if error < VAGUE and off <= 5 * error + 0.05:
-            unexplained.append(MetHyperplane(line.points[p], normal / size, error, jump * size))
-    return replace(state, unexplained=(*state.unexplained, *unexplained), stations=(*state.stations, *slopes.values()))
-
-
-def _derivative(probe: Probe, behind: Behind, x: np.ndarray, radius: float) -> Station | None:
-    span = row_space(behind.see(x[None]).moves()[0]) if behind.layers else np.eye(len(x))
-    if not span.shape[1]:
-        return None
-    # A random step along r directions is as long as its coordinates together.
-    room = np.array([radius / np.sqrt(span.shape[1])])
-    slope, error = derivatives(probe, across(span), x[None], room)
-    return Station(x, slope[0] @ span.T, float(error[0])) if np.isfinite(error[0]) else None
 
 
 def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
@@ -301,7 +262,7 @@ def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
     return suits_most(y[~fitted] - F[~fitted] @ suiting_most(F[fitted], y[fitted]), y[~fitted], MOSTLY_ENDS)
 
 
-def _with(found: tuple[Followed, ...], new: Followed) -> tuple[Followed, ...]:
+def _with(found: tuple[Neuron, ...], new: Neuron) -> tuple[Neuron, ...]:
     """With one more neuron, or with more of one that was found before."""
     for i, old in enumerate(found):
         both = old.known & new.known

@@ -15,15 +15,13 @@ from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
     along_line,
-    local,
     measure_normals,
     met,
-    row_space,
     zeros,
 )
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.moves import explained
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import explained, local
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.roomy_places import SHARED, roomiest
 
@@ -169,7 +167,7 @@ def complete_weights(
             weights[place.unknown] = -place.rate * t / place.value
             if _goes_on(probe, layers, replace(neuron, weights=weights), place, line, int(p), frame):
                 point = _critical_point(layers, neuron, weights, place, line, int(p))
-                out += [point] if point.error < FIRM else measure_normals(probe, layers, line, np.array([p]))
+                out += [point] if point.error < FIRM else measure_normals(probe, layers, line, np.array([p])).points
                 break
     return out, lines
 
@@ -180,13 +178,12 @@ def _critical_point(
     """Where a line met a neuron with these weights: its normal follows from them, with their errors."""
     x = line.points[p]
     h, J = local(layers, x)
-    span = row_space(J)
-    normal = span.T @ J.T @ weights
+    normal = J.T @ weights
     size = float(np.linalg.norm(normal))
     known = np.sqrt(max(float(np.trace(J.T @ neuron.spread[:-1, :-1] @ J)), 0.0))
     new = neuron.doubt(h) + float(line.width[p]) * abs(place.rate)
     error = (known + new / place.value * float(np.linalg.norm(J[place.unknown]))) / size
-    return CriticalPoint(x, span, normal / size, error)
+    return CriticalPoint(x, normal / size, error, line.jump[p] * size / float(normal @ line.direction))
 
 
 def _goes_on(  # noqa: PLR0913 - one place of a search

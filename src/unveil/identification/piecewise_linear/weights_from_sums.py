@@ -11,7 +11,7 @@ from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate
-from unveil.identification.piecewise_linear.moves import Moves
+from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 # Points among which places are chosen, how many are looked at for each weight, and how many must agree.
