@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights
@@ -11,6 +14,7 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import _searched, finished, layer_steps
+from unveil.identification.piecewise_linear.parallel_rows import LINES, across_parallel
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sharpening import sharpened
 from unveil.identification.piecewise_linear.sign_recovery import by_vanishing, dependent
@@ -122,3 +126,50 @@ def test_a_vague_normal_near_one_known_well_is_taken_for_that_and_no_other_is(rn
     np.testing.assert_allclose(told.rows, [-rows[0], vague[1]], atol=1e-15)
     np.testing.assert_allclose(told.bias, -np.einsum("kd,kd->k", told.rows, at[2:]), atol=1e-14)
     np.testing.assert_array_equal(told.error, [1e-11, 1e-6])
+
+
+def _beside(seed: int, tilt: float) -> tuple[uv.Network, Probe, LayerFound, np.ndarray]:
+    """A layer with three parallel rows close to each other, all known but for an error of their normal."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((8, 12))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[6], rows[7] = rows[5], -rows[5]
+    bias = np.r_[rng.standard_normal(5), 0.3, 0.302, -0.305]
+    truth = uv.Network.from_weights([(rows, bias), (rng.standard_normal((1, 8)), np.zeros(1))])
+    probe = Probe(truth, rounding(truth, rng.standard_normal((4, 12)), 2e-16, rng), rng)
+    aside = rng.standard_normal(12)
+    aside -= (aside @ rows[5]) * rows[5]
+    known = rows.copy()
+    known[5:] += np.sign(rows[5:] @ rows[5])[:, None] * tilt * aside / np.linalg.norm(aside)
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    frame, jump = Frame.of_input(12, None), truth.layers[1].weights.T
+    planes = Hyperplanes(known, bias, jump, np.r_[np.full(5, 1e-12), np.full(3, tilt)], -bias[:, None] * rows)
+    return truth, probe, LayerFound.nothing(frame, 1).with_straight(planes), rows
+
+
+def test_parallel_rows_are_crossed_side_by_side_and_their_common_normal_is_told_by_both_sides() -> None:
+    for seed in range(6):
+        tilt = 1e-6
+        truth, probe, found, rows = _beside(seed, tilt)
+        better, lines = across_parallel(probe, Frame.of_input(12, None), found)
+        bias = truth.layers[0].bias
+        assert len(lines) == LINES
+        for line in lines:
+            z = line.points @ rows[5:].T + bias[5:]
+            # Every line meets all three, however close they are.
+            assert (np.abs(z).min(axis=0) < 1e-9).all()
+        off = np.linalg.norm(better.rows - rows, axis=1)
+        assert off[5:].max() < 1e-3 * tilt
+        assert (better.rows[:5] == found.rows[:5]).all()
+        # Where they are is known as well as before.
+        assert np.abs(better.bias[5:] - bias[5:]).max() < 1e-7
+        assert (better.straight.error[5:] < tilt).all()
+
+
+def test_rows_that_are_not_parallel_are_left_alone_without_a_question() -> None:
+    _, probe, found, _ = _beside(0, 1e-6)
+    probe = replace(probe, ask=lambda x: pytest.fail("a question"))
+    alone = found.keep(np.arange(6))
+    again, lines = across_parallel(probe, Frame.of_input(12, None), alone)
+    assert again is alone
+    assert not lines
