@@ -14,9 +14,8 @@ from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.balance import but_for_one, by_balance
 from unveil.identification.fitting.output_layer import Asked, with_linear_part
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.confirmation import EACH, confirm
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints, _Attempt
-from unveil.identification.piecewise_linear.far_places import anywhere_on
+from unveil.identification.piecewise_linear.far_places import EACH, anywhere_on, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.probe import Probe

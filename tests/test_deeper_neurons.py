@@ -15,7 +15,6 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
 from unveil.identification.fitting.output_layer import Asked, agreement
-from unveil.identification.piecewise_linear.completeness import Moving, judged, whole
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
@@ -27,6 +26,7 @@ from unveil.identification.piecewise_linear.critical_point import (
 )
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.derivative_sums import Moving, judged, whole
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound

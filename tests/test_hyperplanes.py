@@ -11,9 +11,8 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
-from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.derivatives import derivatives
-from unveil.identification.piecewise_linear.far_places import anywhere_on, on_plane
+from unveil.identification.piecewise_linear.far_places import anywhere_on, confirm, on_plane
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing

@@ -16,7 +16,7 @@ from unveil.identification.piecewise_linear.layer_candidates import Candidate, V
 from unveil.identification.piecewise_linear.layer_choice import Here
 from unveil.identification.piecewise_linear.layer_step import ManyLayers
 from unveil.identification.piecewise_linear.layer_sums import Sums, runs
-from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
+from unveil.identification.piecewise_linear.many_layers import crowded, without_dependent
 from unveil.identification.piecewise_linear.missed_in_layers import SHUT, with_missed
 from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.probe import Probe

@@ -17,7 +17,7 @@ from unveil.identification.piecewise_linear.layer import _searched, finished, la
 from unveil.identification.piecewise_linear.parallel_rows import LINES, across_parallel
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sharpening import sharpened
-from unveil.identification.piecewise_linear.sign_recovery import by_vanishing, dependent
+from unveil.identification.piecewise_linear.sign_recovery import by_share, dependent
 
 
 def _rows(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ def test_sides_of_parallel_neurons_follow_from_where_none_is_active(rng: np.rand
     x[:3] -= (z[:3, 3] - 0.005)[:, None] * -rows[3] + 2 * z[:3, 3, None] * rows[3] - 0.01 * rows[3]
     z = x @ rows.T + bias
     slope = np.einsum("mk,pk,kd->pmd", weight, (z * side > 0).astype(float), rows * side[:, None])
-    assert (by_vanishing(rows, z, slope)[0] == side).all()
+    assert (by_share(rows, z, slope)[0] == side).all()
 
 
 def test_a_row_is_not_taken_from_pieces_that_meet_off_its_hyperplane(rng: np.random.Generator) -> None:

@@ -12,8 +12,8 @@ from tests.helpers import random_weights
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.deeper_state import Points, refuting
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_points import Points, refuting
 from unveil.identification.piecewise_linear.neuron import Neuron, deviations
 from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.roomy_places import REACH, roomiest

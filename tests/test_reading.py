@@ -13,13 +13,12 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_gradients, 
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.output_layer import Asked
-from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
+from unveil.identification.piecewise_linear.closing import close
+from unveil.identification.piecewise_linear.derivative_sums import active_sums
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_closing import close_on_fresh
-from unveil.identification.piecewise_linear.hyperplane_tracing import Behind
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import contradicted, lines_to, read_network
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -48,15 +47,15 @@ def begun(weights: Weights, dtype: type, rng: np.random.Generator) -> tuple[Setu
     return setup, Reading.begun(setup, frame).with_found(found)
 
 
-@pytest.mark.parametrize(("close", "dtype"), [(close_on_paid, np.float64), (close_on_fresh, np.float32)])
-def test_a_layer_is_closed_with_its_signs_and_the_network_behind(close: object, dtype: type) -> None:
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_layer_is_closed_with_its_signs_and_the_network_behind(dtype: type) -> None:
     right = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
         weights = single(random_weights(SIZES, rng, bias=0.5))
         setup, state = begun(weights, dtype, rng)
         before = setup.oracle.ledger.asked
-        closed = close(setup, state)  # type: ignore[operator]
+        closed = close(setup, state)
         assert closed.layer is not None
         assert closed.network is not None
         assert closed.settled
@@ -71,7 +70,7 @@ def test_a_layer_is_closed_with_its_signs_and_the_network_behind(close: object, 
 
 
 def test_a_layer_with_another_one_behind_is_not_taken_for_the_last() -> None:
-    for dtype, close in ((np.float64, close_on_paid), (np.float32, close_on_fresh)):
+    for dtype in (np.float64, np.float32):
         for seed in range(5):
             rng = np.random.default_rng(seed)
             setup, state = begun(single(random_weights((8, 6, 5, 2), rng, bias=0.5)), dtype, rng)
@@ -104,9 +103,9 @@ def test_lines_lead_to_where_few_digits_are_wrong_only_while_rows_are_missing() 
         rng = np.random.default_rng(seed)
         weights = single(random_weights((12, 6, 5, 1), rng, bias=0.5))
         setup, state = begun(weights, np.float32, rng)
-        closed = close_on_fresh(setup, state)  # wrong everywhere: another layer lies behind
+        closed = close(setup, state)  # wrong everywhere: another layer lies behind
         whole.append(not closed.whole and not len(closed.wrong))
-        closed = close_on_fresh(setup, state.with_found(state.found.keep(np.arange(6) > 0)))
+        closed = close(setup, state.with_found(state.found.keep(np.arange(6) > 0)))
         lacking.append(not closed.whole and len(closed.wrong) > 0)
     assert_rate(whole, 0.9)
     assert_rate(lacking, 0.9)
@@ -156,14 +155,12 @@ def sums(weights: Weights, rng: np.random.Generator, hide: Sequence[int] = ()) -
     (W, b), n = weights[0], weights[0][0].shape[1]
     x = rng.standard_normal((60, n))
     stations = [Station(at, slope, 1e-9) for at, slope in zip(x, relu_gradients(weights, x), strict=True)]
-    noise = rounding(relu_net(weights), x[:4], 1e-7, rng)
-    behind = Behind(relu_net(weights), Frame.of_input(n, None), [], [], noise, 1.0)
     kept = np.setdiff1d(np.arange(len(b)), hide)
     size = np.linalg.norm(W[kept], axis=1)
     sign = rng.choice([-1.0, 1.0], len(kept))
-    return active_sums(
-        behind, stations, followed(sign[:, None] * W[kept] / size[:, None], sign * b[kept] / size), 0.95
-    ), [(W[kept], b[kept])]
+    return active_sums([], stations, followed(sign[:, None] * W[kept] / size[:, None], sign * b[kept] / size), 0.95), [
+        (W[kept], b[kept])
+    ]
 
 
 def test_derivatives_are_sums_of_the_active_neurons_of_a_whole_layer_only() -> None:

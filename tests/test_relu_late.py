@@ -11,8 +11,8 @@ from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.design import settle
 from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain
 from unveil.identification.piecewise_linear.completeness import leaks, leaks_of_few
+from unveil.identification.piecewise_linear.deeper_state import Points, refuting
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_points import Points, refuting
 from unveil.identification.piecewise_linear.probe import Probe
 
 

@@ -13,10 +13,10 @@ from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net,
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.robust import trimmed_rms
+from unveil.identification.piecewise_linear.closing import turned
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_closing import turned
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sharpening import unmix

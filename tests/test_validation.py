@@ -10,14 +10,14 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
-from unveil.blackbox.rounding import Rounding, rounding, rows_for
+from unveil.blackbox.rounding import rounding, rows_for
 from unveil.identification.check_points import check_points, switching, unusual
 from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method, residual
-from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
+from unveil.identification.piecewise_linear.closing import on_rare_sides
+from unveil.identification.piecewise_linear.derivative_sums import active_sums
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_closing import on_rare_sides
-from unveil.identification.piecewise_linear.hyperplane_tracing import Behind
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.sharpening import unmix
@@ -198,13 +198,11 @@ def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
     assert (bias == 0).all()
     found.slope[0, 0] = [1.0, 0.0, 0.0, 0.0]  # one derivative for three rows
     assert np.isfinite(unmix(frame, found, (rows, np.zeros(3)))[0]).all()
-    noise = Rounding(np.full(2, 1e-7), 2.0, 1e-7, True)
-    behind = Behind(lambda x: np.zeros((len(x), 2)), frame, [], [], noise, 1.0)
     stations = [Station(x, np.zeros((2, 4)), 0.0) for x in found.at]
     everything = np.ones(4, dtype=bool)
     neurons = [Neuron(row, 0.0, everything, (), np.eye(5) * 1e-8) for row in rows]
     with np.errstate(all="raise"):
-        assert active_sums(behind, stations, neurons, 0.95) is None
+        assert active_sums([], stations, neurons, 0.95) is None
 
 
 def test_a_fit_to_no_answers_settles_no_weight() -> None:

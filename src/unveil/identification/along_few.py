@@ -17,9 +17,9 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import AffineMap, Asked
 from unveil.identification.method import Identification
-from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.critical_points import ENOUGH_LEFT, FAR_WHEN_NOISY, CriticalPoints
+from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes

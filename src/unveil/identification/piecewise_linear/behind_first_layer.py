@@ -11,17 +11,16 @@ from jaxtyping import Float
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import AffineMap, after, weighted_output
 from unveil.identification.fitting.pruning import without_idle
+from unveil.identification.piecewise_linear.closing import CONVINCING, STEADY, close, fresh, fresh_on_both_sides, turned
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.followed_neurons import settle_wide
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides, turned
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
-from unveil.identification.piecewise_linear.many_layers_reading import behind_crowded, crowded
+from unveil.identification.piecewise_linear.many_layers import behind_crowded, crowded
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -61,7 +60,7 @@ def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
 def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     if setup.inputs and not _fitted_later(setup, state):
         # No fit of all weights will make up for what the next layers are read through.
-        state = close_on_paid(setup, state.with_found(worst_sharpened(setup.probe, state.frame, state.found, few=True)))
+        state = close(setup, state.with_found(worst_sharpened(setup.probe, state.frame, state.found, few=True)))
     found, layer = state.found, state.layer
     assert layer is not None
     given: list[Neuron] = []
@@ -151,7 +150,7 @@ def _where_all_are_active(
     if len(found.rows):
         given = [Neuron.given(*each) for each in zip(found.rows, found.bias, found.straight.error, strict=True)]
         if not setup.inputs:
-            state = close_on_paid(setup, state.with_found(found)).counted()
+            state = close(setup, state.with_found(found)).counted()
         else:
             second = read_second_layer(SecondLayer.begun(here, setup.log, outside, layer, first, found))
             if second.network is not None and second.residual < second.rough():

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.output_layer import AffineMap, Unsigned, after, explain
-from unveil.identification.piecewise_linear.completeness import judged, leaks, signs, told, whole
+from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import passed_on
-from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
-from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
+from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Points, Setting
+from unveil.identification.piecewise_linear.derivative_sums import judged, signs, told, whole
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
 from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, confirmed, deviations, distinct
 

@@ -21,7 +21,7 @@ from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.confirmation import EACH, confirm
+from unveil.identification.piecewise_linear.far_places import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs

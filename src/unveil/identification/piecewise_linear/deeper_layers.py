@@ -20,10 +20,9 @@ from unveil.identification.piecewise_linear.critical_point import (
     measure_normals,
     met,
 )
-from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Setting, refuting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_points import SCALES, refuting
 from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, expected
 from unveil.identification.piecewise_linear.partial_network import alike, local
 from unveil.identification.piecewise_linear.weight_completion import (

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.closing import OPEN
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     measure_normals,
@@ -26,7 +27,6 @@ from unveil.identification.piecewise_linear.critical_point import (
 )
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.paid_closing import OPEN
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sign_recovery import DEPENDENT

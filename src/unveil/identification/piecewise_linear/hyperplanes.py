@@ -153,6 +153,13 @@ class LayerFound:
         """So that `rows @ h + bias = 0` on the hyperplanes."""
         return self.straight.bias
 
+    @property
+    def unsure(self) -> Float[np.ndarray, " P"]:
+        """Length of the errors of the derivatives along a direction, as sums of the layer's normals."""
+        m, d = self.slope.shape[1:]
+        rows = float(np.sqrt((self.straight.error**2).mean())) if len(self) else 0.0
+        return np.asarray(self.blur * np.sqrt(m) + np.linalg.norm(self.slope, axis=(1, 2)) * rows / np.sqrt(d))
+
     def with_straight(self, more: Hyperplanes) -> LayerFound:
         """With more hyperplanes of the layer."""
         return replace(self, straight=Hyperplanes.joined([self.straight, more]))

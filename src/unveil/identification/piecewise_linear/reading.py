@@ -16,15 +16,14 @@ from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.fitting.pruning import without_twins
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
-from unveil.identification.piecewise_linear.confirmation import confirm
+from unveil.identification.piecewise_linear.closing import FURTHER, close
 from unveil.identification.piecewise_linear.critical_point import search
+from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.few_directions import MANY, PLENTY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_closing import FURTHER, close_on_fresh
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
-from unveil.identification.piecewise_linear.many_layers_reading import along_all, crowded
-from unveil.identification.piecewise_linear.paid_closing import close_on_paid
+from unveil.identification.piecewise_linear.many_layers import along_all, crowded
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import THROUGH, untangled, worst_sharpened
@@ -110,7 +109,7 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         ):
             return
         if grown or not exact:
-            state = (close_on_paid if exact else close_on_fresh)(setup, state).counted()
+            state = close(setup, state).counted()
         state = contradicted(setup, state)
         yield state
         lacking = state.lacking and number < rounds.again

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from unveil.whitebox.network import Network
 
 MOST_SETS = 400_000  # sets of neurons that are tried out as the active ones, at most
-NONE = 1e-6  # a share in a derivative that is smaller than this part of the largest is none
+NONE = 1e-6  # a share in a derivative that is smaller than this part of it is none
+CLEAR = 30.0  # so many times what errors may make of a share is one
 DEPENDENT = 1e-6  # singular values of unit rows, and shares in a dependence, that are smaller are none
 # Singular values of a derivative, in units of its largest entry, below which outputs move together; how many sets of
 # neurons may be expected to hold a derivative by chance where a single one tells all signs.
@@ -25,53 +26,46 @@ def dependent(rows: Float[np.ndarray, "k d"]) -> Bool[np.ndarray, "k k"]:
     return np.asarray(np.abs(null @ null.T) > DEPENDENT)
 
 
-def by_vanishing(
-    rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
+def by_share(
+    rows: Float[np.ndarray, "k d"],
+    z: Float[np.ndarray, "P k"],
+    slope: Float[np.ndarray, "P m d"],
+    unsure: Float[np.ndarray, " P"] | float = 0.0,
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Expand derivatives in the normals, k <= d: an inactive neuron has coefficient zero.
+    """Expand derivatives in the normals, k <= d: an inactive neuron has no share in them but errors.
 
-    Of normals that depend on each other only the sum is told. Where that is zero none of them is active. Returns sides,
-    +1 where positive z is active, and for each the largest coefficient on its inactive side relative to that on the
-    active one: near 0 is sure, near 1 means that something else moves along this normal too.
+    The side on which more of them lies along a normal, in the mean of logarithms: errors differ from place to place as
+    much as derivatives do, and a few large ones would decide a mean. Of normals that depend on each other only the sum
+    is told. Where that is zero none of them is active. `z`: what the neurons see at the P points, up to sign.
+    `unsure`: length of the errors that derivatives may have along any direction. Returns sides, +1 where positive z is
+    active, and for each the share on its inactive side relative to that on the active one: near 0 is sure, near 1 means
+    that something else moves along this normal too.
     """
-    part = slope @ np.linalg.pinv(rows, rcond=DEPENDENT)
-    coefficient = np.abs(part).max(axis=1)
-    up = np.where(z > 0, coefficient, 0).max(axis=0)
-    down = np.where(z < 0, coefficient, 0).max(axis=0)
-    # Points on one side only: a zero there means that the other side is the active one.
-    scale = coefficient.max(axis=0)
-    floor = NONE * (scale.max() or 1.0)
-    side = np.where(up >= down, 1.0, -1.0)
-    only_up, only_down = ~(z < 0).any(axis=0), ~(z > 0).any(axis=0)
-    side = np.where(only_up & (up < floor), -1.0, side)
-    side = np.where(only_down & (down < floor), 1.0, side)
+    inverse = np.linalg.pinv(rows, rcond=DEPENDENT)
+    part = slope @ inverse
+    size = np.linalg.norm(part, axis=1)
+    whole = np.maximum(size.sum(axis=1, keepdims=True), 1e-300)
+    least = np.maximum(np.outer(np.broadcast_to(unsure, len(z)), np.linalg.norm(inverse, axis=0)) / whole, NONE)
+    # Where the answers do not change at all a derivative tells nothing.
+    tells = (size.sum(axis=1) > 0)[:, None]
+    share, least = np.log(np.maximum(size / whole, least)), np.log(np.minimum(least, 1.0))
+    usual = np.minimum((share * tells).sum() / max(tells.sum() * len(rows), 1), _mean(least, tells) + np.log(CLEAR))
+    up, down = tells & (z > 0), tells & (z < 0)
+    # Points on one side only: there is more than errors of it where that is the active one.
+    mean_up, mean_down = (np.where(each.any(axis=0), _mean(share, each), usual) for each in (up, down))
+    side = np.where(mean_up >= mean_down, 1.0, -1.0)
     bound = dependent(rows)
+    floor = NONE * (size.max(initial=0.0) or 1.0)
     for i in np.flatnonzero(bound.any(axis=1)):
         moved = np.linalg.norm(part[:, :, bound[i]] @ rows[bound[i]], axis=(1, 2)) > floor
         side[i] = 1.0 if np.sum(moved == (z[:, i] > 0)) >= len(z) / 2 else -1.0
-    doubt = np.minimum(up, down) / np.maximum(np.maximum(up, down), 1e-300)
-    return side, doubt
+    both = up.any(axis=0) & down.any(axis=0)
+    return side, np.where(both, np.exp(-np.abs(mean_up - mean_down)), 0.0)
 
 
-def by_share(
-    rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
-) -> Float[np.ndarray, " k"]:
-    """The side on which more of derivatives lies along a normal, in the mean of logarithms: for few digits.
-
-    Off its hyperplane's active side a neuron has none of a derivative but errors, which differ from place to place as
-    much as derivatives do: a few large ones would decide a mean. `rows`: normals, k <= d. `z`: what the neurons see at
-    the P points (up to sign). Returns sides, +1 where positive z is active.
-    """
-    part = np.sqrt(((np.linalg.pinv(rows).T @ slope.transpose(0, 2, 1)) ** 2).sum(axis=2))
-    size = part.sum(axis=1)
-    part = np.log(np.maximum(part / np.where(size > 0, size, 1.0)[:, None], NONE))
-    up, down = (z > 0) & (size > 0)[:, None], (z < 0) & (size > 0)[:, None]
-    mean_up = (part * up).sum(axis=0) / np.maximum(up.sum(axis=0), 1)
-    mean_down = (part * down).sum(axis=0) / np.maximum(down.sum(axis=0), 1)
-    # Points on one side only: there is more than errors of it where that is the active one.
-    usual = part[size > 0].mean() if (size > 0).any() else 0.0
-    mean_up, mean_down = np.where(up.any(axis=0), mean_up, usual), np.where(down.any(axis=0), mean_down, usual)
-    return np.where(mean_up >= mean_down, 1.0, -1.0)
+def _mean(values: Float[np.ndarray, "P k"], where: Bool[np.ndarray, "P _"]) -> Float[np.ndarray, " k"]:
+    """Of each column, over some of its entries; 0 where there are none."""
+    return np.asarray((values * where).sum(axis=0) / np.maximum(where.sum(axis=0), 1))
 
 
 def too_many(k: int, d: int) -> bool:

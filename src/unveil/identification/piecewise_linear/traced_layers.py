@@ -156,7 +156,7 @@ def _next_layer(
             state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
         else:
             least = WHOLE if quiet < QUIET else NEARLY
-            summed = active_sums(behind, state.stations, state.partial, least)
+            summed = active_sums(behind.layers, state.stations, state.partial, least)
             if summed is None:
                 among = aimed % 2 == 0
                 lines = _through(usual, probe.rng) if among else frame.lines(LINES, FAR, probe.rng)

@@ -1,4 +1,4 @@
-"""close_on_fresh: a layer as the last hidden one, fitted to fresh answers, where these have few digits."""
+"""close: a layer as the last hidden one: on which sides its neurons are active, and the network that ends behind it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,30 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.fitting.balance import by_balance
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import AffineMap, Weights, after, weighted_output, with_linear_part
+from unveil.identification.fitting.output_layer import (
+    AffineMap,
+    Weights,
+    after,
+    output_layer,
+    weighted_output,
+    with_linear_part,
+)
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import missing
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.sign_recovery import by_share, weakest_turned
+from unveil.identification.piecewise_linear.sign_recovery import by_share, by_sparsity, weakest_turned
 from unveil.whitebox.network import Network
 
+BETTER = 0.1  # a trial replaces the best one where it leaves less than this share of its error
+SAME = 1e-7  # rows that differ less are multiples of each other
+# What the signs of a one-layer network's rows, and those of a deeper layer's, may leave of a derivative.
+BALANCED, SPARSE = 1e-7, 1e-8
+OPEN = "Which sides of {} neurons on {} coordinates are active could not be settled."
 # Answers per parameter in the fit; several answers to one question tell less than as many to several.
 RATIO, RATIO_OF_MANY = 2.0, 3.0
 # Share of the answers' spread that the coarse rows may leave for the fit to be tried; where there are so many bent
@@ -37,7 +50,60 @@ HALF = 0.5  # signs of the weakest neuron are the other way round where that lea
 STEADY = 0.1  # errors of a step of the fit that end it, in standard deviations of an answer
 
 
+def close(setup: Setup, state: Reading) -> Reading:
+    """With signs of the layer being read, and the network that ends behind it.
+
+    Exact answers that are paid for tell all of it. Of few digits they lie in clusters, and fresh ones do. Queries: 0
+    for exact answers, else those of `_on_fresh`.
+    """
+    return _on_paid(setup, state) if setup.exact else _on_fresh(setup, state)
+
+
 class _Closed(NamedTuple):
+    """A layer, signs settled, the rest of a network that ends behind it, and its largest error on what was asked."""
+
+    layer: AffineMap
+    settled: bool
+    ending: Weights
+    error: float
+
+
+def _on_paid(setup: Setup, state: Reading) -> Reading:
+    """Held against answers already paid for: the best so far is kept. Tried with what moves along no normal folded in,
+    with hyperplanes that may be the layer's, and with both."""
+    found, frame, before = state.found, state.frame, list(state.layers)
+    best: _Closed | None = None
+    why = state.why
+    maybe = np.flatnonzero(found.bent_maybe)
+    for more in (False, True) if len(maybe) and before else (False,):
+        rows, bias, jump = found.rows, found.bias, found.straight.jump
+        if more:
+            new = _distinct(found.bent.rows[maybe])
+            extra = found.bent.rows[maybe][new]
+            at = frame.values(found.bent.at[maybe][new])
+            rows, jump = np.concatenate([rows, extra]), np.concatenate([jump, found.bent.jump[maybe][new]])
+            bias = np.append(bias, -np.einsum("bd,bd->b", extra, at))
+        z = frame.values(found.at) @ rows.T + bias
+        side = _signs(found, rows, jump, z)
+        if side is None:
+            why = (*why, OPEN.format(len(rows), frame.d))
+        settled, side = side is not None, np.ones(len(rows)) if side is None else side
+        layer = (rows * side[:, None], bias * side)
+        active = (z * side > 0).astype(np.float64)
+        for fold in (False, True):
+            over = np.median(found.slope - _active_part(jump, active, layer[0]), axis=0) if fold else None
+            tried = _Closed(layer, settled, *output_layer(setup.log, before, layer, over, setup.size))
+            if best is None or tried.error < BETTER * best.error:
+                best = tried
+            if best.error < setup.fine:
+                if len(best.ending[0][0]) > len(rows):
+                    why = (*why, "An affine part (of neurons always active where it was asked) is folded in.")
+                return state.closed(best.layer, best.settled, best.error, [*before, *best.ending], why)
+    assert best is not None
+    return state.closed(best.layer, best.settled, best.error, [*before, *best.ending], why)
+
+
+class _Output(NamedTuple):
     """An output layer behind a layer: where it was asked, what it leaves there, and of the spread elsewhere."""
 
     x: Float[np.ndarray, "N n"]
@@ -46,7 +112,7 @@ class _Closed(NamedTuple):
     left: float
 
 
-def close_on_fresh(setup: Setup, state: Reading) -> Reading:
+def _on_fresh(setup: Setup, state: Reading) -> Reading:
     """This layer as the last hidden one, sharper: whether that fits, and whether neurons seem to be missing.
 
     Without a neuron it is none: then whether an affine map of what the layers before pass on fits. Queries: `RATIO` per
@@ -104,7 +170,7 @@ def _answers(network: Network) -> int:
     return int((RATIO if network.m == 1 else RATIO_OF_MANY) * parameters(network) / network.m)
 
 
-def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarray, linear: int) -> _Closed:
+def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarray, linear: int) -> _Output:
     """An output layer behind these neurons, with the coefficients of so many coordinates besides.
 
     With more neurons than coordinates, or some that are always active, sides are at will: relu(-z) = relu(z) - z, and a
@@ -119,7 +185,7 @@ def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarr
     out = weighted_output(F[fitting], y[fitting], counts if isinstance(counts, float) else counts[fitting])
     spread = max(float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean())), sigma)  # of a constant only errors are left
     off = counts * (F @ out - y)
-    return _Closed(x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300))
+    return _Output(x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300))
 
 
 def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> LayerFound:
@@ -202,5 +268,35 @@ def turned(frame: Frame, found: LayerFound) -> AffineMap:
     rows, bias = found.rows, found.bias
     if len(rows) > frame.d:
         return rows, bias
-    side = by_share(rows, frame.values(found.at) @ rows.T + bias, found.slope)
+    side = by_share(rows, frame.values(found.at) @ rows.T + bias, found.slope, found.unsure)[0]
     return rows * side[:, None], bias * side
+
+
+def _signs(
+    found: LayerFound, rows: Float[np.ndarray, "k d"], jump: Float[np.ndarray, "k m"], z: Float[np.ndarray, "P k"]
+) -> Float[np.ndarray, " k"] | None:
+    """On which side each of these neurons is active, by derivatives; None where it could not be settled."""
+    slope = found.slope
+    if len(rows) <= rows.shape[1]:
+        return by_share(rows, z, slope, found.unsure)[0]
+    if not len(found.bent):
+        # w |z| / 2 bends by w: the measured jump is w itself, per unit of z.
+        twice = 2 * slope - _active_part(jump, np.sign(z), rows)
+        return by_balance(rows, jump, np.median(twice, axis=0), BALANCED)
+    return by_sparsity(rows, z, slope, SPARSE)
+
+
+def _active_part(
+    jump: Float[np.ndarray, "k m"], active: Float[np.ndarray, "P k"], rows: Float[np.ndarray, "k d"]
+) -> Float[np.ndarray, "P m d"]:
+    """What neurons add to the derivatives at each place, by how active they are there."""
+    return np.asarray((active[:, None, :] * jump.T) @ rows)
+
+
+def _distinct(rows: Float[np.ndarray, "B d"]) -> np.ndarray:
+    """Indices of rows that are not a multiple of an earlier one."""
+    keep: list[int] = []
+    for i, row in enumerate(rows):
+        if all(1 - abs(row @ rows[j]) > SAME for j in keep):
+            keep.append(i)
+    return np.array(keep, dtype=int)
