@@ -5,6 +5,7 @@
     python benchmarks/gate.py --only relu --against before.json
     python benchmarks/gate.py --kernel Prescott            under another BLAS kernel, in a process of its own
     python benchmarks/gate.py --victims FOLDER             also trained networks: .npz of arrays w0, b0, w1, b1, ...
+    UNVEIL_VICTIMS=FOLDER python benchmarks/gate.py --only published    of these the row of many layers alone
 
 Last bits of all answers are flipped at random, which is what another processor does (`tests.helpers.flipped`): each
 seed is another network on another processor. A network is read whole where the outcome is complete, every neuron that
@@ -61,6 +62,9 @@ NETWORKS = {
     "sin float64": ("7-5-1",),
     "arctan float64": ("20-20-4-1",),
 }
+# Published ones in the folder that UNVEIL_VICTIMS names, as of `--victims`: random networks so small and deep are not
+# read whole. Each takes minutes, so that so many seeds are enough.
+PUBLISHED, HEAVY = {"neurips25_mnist784_16x3_1": "float64"}, 3
 SMALL = ("20-10-1", "100-20-10", "10-10-10-1", "30-16-8-3", "7-5-1", "8-8-3-1")
 
 
@@ -271,6 +275,11 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
                 truth = uv.Network.from_weights(single(weights) if dtype == "float32" else weights, kind)
                 results.append(attempt(truth, kind, dtype, seed, options.limit))
             yield row(label, results)
+    for name, dtype in PUBLISHED.items():
+        label, file = f"published {dtype} {name}", Path(os.environ.get("UNVEIL_VICTIMS", "")) / f"{name}.npz"
+        if file.is_file() and options.only in label and not options.small:
+            truth, seeds = victims(file.parent)[name], range(options.first, options.first + min(options.seeds, HEAVY))
+            yield row(label, [attempt(truth, "relu", dtype, seed, options.limit) for seed in seeds])
     for name, truth in victims(options.victims).items() if options.victims else ():
         for dtype in ("float64", "float32"):
             if options.only in f"{name} {dtype}":

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
+from tests.helpers import random_weights, relu_net, single
 
 ROOT = Path(uv.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "reading-the-code.md"
@@ -77,3 +78,17 @@ def test_a_run_comes_by_the_files_of_its_path(
     assert not unlisted, f"a run comes by files that {PAGE.name} does not list"
     assert set(path) <= set(found)
     assert sum(found[name] for name in path) <= most
+
+
+def test_deeper_layers_of_few_digits_are_read_in_three_files() -> None:
+    rooms = ("behind_first_layer", "traced_layers", "hyperplane_tracing")
+    exact = ("deeper_layers", "candidates", "many_layers", "second_layer")
+    part = PAGE.read_text(encoding="utf-8").split("\n## ")[3]
+    assert all(f"{room}.py" in part for room in (*rooms, *exact))
+    weights = single(random_weights((14, 10, 8, 6, 2), np.random.default_rng(0), bias=0.5))
+    oracle = uv.as_oracle(relu_net(weights, np.float32), shape=14, budget=20_000)
+    found = called(lambda: uv.CriticalPoints(attempts=1)(oracle, rng=np.random.default_rng(0)))
+    lines = [found[f"identification/piecewise_linear/{room}.py"] for room in rooms]
+    assert sum(lines) <= 700
+    # None that is made for exact answers.
+    assert not found.keys() & {f"identification/piecewise_linear/{room}.py" for room in exact}
