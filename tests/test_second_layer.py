@@ -76,19 +76,29 @@ def test_a_neuron_known_to_a_few_digits_is_not_taken_in_again() -> None:
     assert len(set(i)) > 3
     vague = replace(straight, bias=straight.bias + 2e-5, error=np.full(SECOND, 1e-4))
     found = second.found.with_rows(vague).with_bent(met, np.zeros(len(met), dtype=bool))
-    again = SecondLayer.begun(
-        second.probe, second.log, Frame.of_input(N, None), second.layer, LayerFound.nothing(frame, 1), found
-    )
+    outside = Frame.of_input(N, None)
+    again = SecondLayer.begun(second.probe, second.log, outside, second.layer, LayerFound.nothing(outside, 1), found)
     assert len(again.found.rows) == SECOND
 
 
 def test_a_vague_row_is_left_out_and_met_again() -> None:
     second, _ = _begun(0, list(range(SECOND)), [])
-    straight, nothing = second.found.straight, LayerFound.nothing(second.frame, 1)
-    vague = np.arange(SECOND) < 2
+    straight, outside = second.found.straight, Frame.of_input(N, None)
+    nothing, vague = LayerFound.nothing(outside, 1), np.arange(SECOND) < 2
     found = second.found.with_rows(replace(straight, error=np.where(vague, 1e-2, 1e-9)))
-    again = SecondLayer.begun(second.probe, second.log, Frame.of_input(N, None), second.layer, nothing, found)
+    again = SecondLayer.begun(second.probe, second.log, outside, second.layer, nothing, found)
     np.testing.assert_array_equal(again.found.rows, straight.rows[~vague])
     for point, row in zip(again.seen, straight.rows[vague], strict=True):
         along = point.normal @ second.frame.V
         np.testing.assert_allclose(along / np.linalg.norm(along), row, atol=1e-9)
+
+
+def test_a_fit_is_made_again_only_of_other_neurons_or_more_answers() -> None:
+    second, _ = _begun(0, list(range(SECOND - 2)), [])
+    rng = np.random.default_rng(2)
+    second.fresh(rng.standard_normal((200, N)))
+    fit = second.fit(second.fresh)
+    assert fit.of(second)
+    assert not fit.of(replace(second, found=second.found.keep(np.arange(SECOND - 2) > 0)))
+    second.fresh(rng.standard_normal((5, N)))
+    assert not fit.of(second)

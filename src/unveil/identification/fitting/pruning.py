@@ -78,7 +78,7 @@ def without_silent(network: Network, error: Callable[[Network], float], fine: fl
         keep = sent > SILENT * sent.max()
         if keep.any() and not keep.all():
             found = with_only(found, depth, keep)
-    return found if error(found) <= max(fine, AS_WELL * error(network)) else network
+    return found if found is network or error(found) <= max(fine, AS_WELL * error(network)) else network
 
 
 def without_twins(

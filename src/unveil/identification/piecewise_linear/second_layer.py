@@ -127,6 +127,12 @@ class Fit(NamedTuple):
     solution: Float[np.ndarray, "q m"]
     fits: Bool[np.ndarray, " N"]
 
+    def of(self, state: SecondLayer) -> bool:
+        """Whether these are its neurons, and all fresh answers were fitted."""
+        rows, bias = state.found.rows, state.found.bias
+        same = np.array_equal(self.unsigned.rows, rows) and np.array_equal(self.unsigned.bias, bias)
+        return same and len(self.fits) == sum(map(len, state.fresh.x))
+
 
 def read_second_layer(state: SecondLayer) -> SecondLayer:
     """Look at what the network explains and what not, and read what is missing, until it explains all answers.
@@ -136,11 +142,13 @@ def read_second_layer(state: SecondLayer) -> SecondLayer:
         everything asked is explained.
     """
     barren, most = 0, 0.0
+    held: Fit | None = None
     for turn in range(ROUNDS):
         count = len(state.found.rows)
         state = _aimed(state)
         _draw(state)
-        fit = state.fit(state.fresh)
+        # A line that showed nothing new leaves the fit as it was.
+        held = fit = held if held is not None and held.of(state) else state.fit(state.fresh)
         most = max(most, float(fit.fits.mean()))
         barren = 0 if len(state.found.rows) > count else barren + 1
         if not fit.fits.any() or barren > PATIENCE or (turn >= LOOKS and most < LAST):
