@@ -63,8 +63,8 @@ NETWORKS = {
     "arctan float64": ("20-20-4-1",),
 }
 # Published ones in the folder that UNVEIL_VICTIMS names, as of `--victims`: random networks so small and deep are not
-# read whole. Each takes minutes, so that so many seeds are enough.
-PUBLISHED, HEAVY = {"neurips25_mnist784_16x3_1": "float64"}, 3
+# read whole. Each takes half a minute, so that so many seeds are enough.
+PUBLISHED, HEAVY = {"neurips25_mnist784_16x3_1": "float64"}, 10
 SMALL = ("20-10-1", "100-20-10", "10-10-10-1", "30-16-8-3", "7-5-1", "8-8-3-1")
 
 
