@@ -86,6 +86,12 @@ def test_sides_of_a_layer_that_lacks_a_rare_neuron_are_those_that_most_answers_n
         assert np.allclose(found[0], rows[:5])
         assert np.allclose(found[1], bias[:5])
         assert suits_most(left_of_most([*known, found], x, y), y)
+        # Of more neurons than the layer before has some are false: no answer bends there.
+        false = rng.standard_normal((4, 8)), 0.3 * rng.standard_normal(4)
+        wide = np.concatenate([false[0][:2], rows[:5], false[0][2:]]), np.r_[false[1][:2], bias[:5], false[1][2:]]
+        kept = sides_suiting_most(known, wide, x, y)
+        assert len(kept[1]) == 8
+        assert all(np.isclose(kept[0] @ row, row @ row).any() for row in rows[:5])
         # Half of its neurons are missing, or another layer lies behind: most answers tell.
         assert not suits_most(left_of_most([*known, (rows[:3], bias[:3])], x, y), y)
         (inner, _), outer = random_weights((6, 5, 2), rng, bias=0.5)

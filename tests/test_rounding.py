@@ -96,10 +96,15 @@ def test_log_ratios_of_rounded_probabilities_are_as_exact_as_their_smallest_one(
     counts = weights_of(oracle.uneven, y, np.median(oracle.rounding(y), axis=0))
     assert counts.max() == 1
     assert (counts * oracle.rounding(y) <= np.median(oracle.rounding(y), axis=0) * (1 + 1e-12)).all()
-    # In a fit each error counts in units of its own deviation; where none differs they are all alike.
+    # In a fit each error counts in units of its own deviation, which of answers rounded alike grows with their inputs.
     told_apart, usual = noise.counts(x, y)
     assert np.allclose(told_apart * sigma, usual)
-    assert replace(noise, own=None).counts(x, y)[0] == 1.0
+    alike = replace(noise, own=None)
+    further, _ = alike.counts(np.concatenate([x, 10 * x]), np.concatenate([y, y]))
+    near, far = np.split(further, 2)
+    assert np.allclose(near * alike.at(x, y), far * alike.at(10 * x, y))
+    assert (near > far).all()
+    assert (further == further[:, :1]).all()
     # Where all digits are there, they are all as good.
     exact = uv.as_oracle(lambda x: np.exp(logits(x)) / np.exp(logits(x)).sum(axis=1, keepdims=True), shape=8)
     assert exact.uneven is None
@@ -131,7 +136,7 @@ def test_an_output_layer_follows_the_answers_that_are_precise() -> None:
     sigma = np.where(rng.random((200, 2)) < 0.5, 1e-8, 1.0)
     y = F @ out + sigma * rng.standard_normal((200, 2))
     assert np.abs(weighted_output(F, y, 1e-8 / sigma) - out).max() < 1e-7
-    assert np.abs(weighted_output(F, y, 1.0) - out).max() > 1e-2
+    assert np.abs(weighted_output(F, y, np.ones_like(y)) - out).max() > 1e-2
 
 
 def test_of_two_probabilities_one_may_be_1_minus_the_other() -> None:

@@ -79,7 +79,7 @@ class Rounding:
 
     def at(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"] | None) -> Float[np.ndarray, "N m"]:
         """Standard deviation of the answers y at x; these are needed where not all are rounded alike."""
-        grown = np.asarray(self.floor * (1 + np.linalg.norm(x, axis=1) / self.size)[:, None])
+        grown = np.asarray(self.floor * self._grown(x))
         if self.own is None:
             return grown
         assert y is not None
@@ -97,21 +97,25 @@ class Rounding:
         """
         if last is None or self.quiet is None or self.own is not None:
             return self.at(x, y)
-        grown = (1 + np.linalg.norm(x, axis=1) / self.size) / 2
-        return np.asarray(np.maximum(last, self.quiet * grown[:, None]))
+        return np.asarray(np.maximum(last, self.quiet * self._grown(x) / 2))
+
+    def _grown(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N 1"]:
+        return np.asarray(1 + np.linalg.norm(x, axis=1, keepdims=True) / self.size)
 
     def counts(
         self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
-    ) -> tuple[Float[np.ndarray, "N m"] | float, float]:
+    ) -> tuple[Float[np.ndarray, "N m"], float]:
         """What the error of each of these answers counts for in a fit, and the deviation of the errors so weighted.
+
+        Points further out weigh less: their rounding is larger, and few of them would otherwise decide a linear fit of
+        many weights alone. Outputs weigh alike, but where they are not rounded alike.
 
         Queries: `0`
         """
         sigma = self.at(x, y)
-        if self.own is None:
-            return 1.0, float(np.sqrt((sigma**2).mean()))
-        usual = float(np.median(sigma))
-        return usual / sigma, usual
+        each = sigma if self.own is not None else np.broadcast_to(self._grown(x), y.shape)
+        counts = np.median(each) / each
+        return counts, float(np.sqrt(((counts * sigma) ** 2).mean()))
 
     def before(self, ask: Ask, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """`at`, where nothing was asked yet. Queries: `0`, or `N` where not all are rounded alike"""

@@ -117,12 +117,12 @@ class Asked:
 
 
 def weighted_output(
-    F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], counts: Float[np.ndarray, "N m"] | float
+    F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], counts: Float[np.ndarray, "N m"]
 ) -> Float[np.ndarray, "q m"]:
     """The coefficients of sums of F that are nearest to answers, the error of each multiplied by what it counts for.
     `F`: what is summed, and one. `counts`: see `Rounding.counts`."""
-    if isinstance(counts, float):
-        return np.asarray(np.linalg.lstsq(F, y, rcond=None)[0])
+    if (counts == counts[:, :1]).all():
+        return np.asarray(np.linalg.lstsq(F * counts[:, :1], counts * y, rcond=None)[0])
     columns = [np.linalg.lstsq(F * c[:, None], c * each, rcond=None)[0] for c, each in zip(counts.T, y.T, strict=True)]
     return np.stack(columns, axis=1)
 

@@ -43,6 +43,7 @@ FOREIGN, FEW_ON, ON = 500, 0.2, 1e-6
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
 AGAIN, FEW_LINES = 3, 4
 PER_NEURON, SPARE = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
+STEPS = 24  # steps of the fit of all weights at most
 PER_WEIGHT = 100  # answers per weight of a neuron of which one in a hundred inputs may tell
 
 
@@ -222,9 +223,9 @@ def _ends_for_most(setup: Setup, state: Reading) -> Reading | None:
     the last layer, and those of `with_rare`.
     """
     for before, rows in ((state.layers, state.partial), (state.layers[:-1], state.layers[-1])):
-        if rows is None or not before or len(rows[1]) > (d := len(before[-1][1])):
+        if rows is None or not before:
             continue
-        x, y = fresh(setup, state, PER_WEIGHT * (d + 1))
+        x, y = fresh(setup, state, PER_WEIGHT * (rows[0].shape[1] + 1))
         layer = last_layer(list(before), rows, x, y, lambda more: _kept(setup, state, more), setup.probe.rng)
         if layer is not None:
             return replace(state, layers=(*before, layer), partial=None)
@@ -277,7 +278,7 @@ def _ended(setup: Setup, state: Reading) -> Reading:
         state = replace(state, layers=tuple(lacked))
         network = Network.from_weights([*lacked, output_suiting_most(lacked, x, y)], shape=setup.oracle.shape)
     counts, sigma = probe.noise.counts(x, y)
-    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts)
+    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, steps=STEPS)
     # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
     smaller = without_idle(network, x, probe.noise.at(x, y))
     if smaller.widths != network.widths:

@@ -182,7 +182,7 @@ def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarr
     F = np.concatenate(z, axis=1)
     fitting = np.arange(len(x)) % HELD_OUT > 0
     counts, sigma = setup.probe.noise.counts(x, y)
-    out = weighted_output(F[fitting], y[fitting], counts if isinstance(counts, float) else counts[fitting])
+    out = weighted_output(F[fitting], y[fitting], counts[fitting])
     spread = max(float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean())), sigma)  # of a constant only errors are left
     off = counts * (F @ out - y)
     return _Output(x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300))

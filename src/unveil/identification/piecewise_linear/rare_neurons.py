@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy import linalg
 
+from unveil.blackbox.line import unit_rows
 from unveil.identification.fitting.matrix_free import DAMPING, fit
 from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.whitebox.network import Network
@@ -21,7 +23,10 @@ LEAST, PER_WEIGHT = 0.5, 4.0
 BESIDE = (0.1, 0.3, 1.0)  # how far beside: deviations relative to an input's own
 ENDS = 0.01  # share of the answers' deviation that an output layer behind coarse rows leaves of most of them at most
 SHARP = 1e-3  # the same of a layer that is taken for the last: what is further off is no start for a fit of all weights
-STEPS, BETTER = 30, 0.5  # steps of reweighting, and how a neuron must lessen the answers that are wrong
+STEPS, STILL = 30, 1e-6  # steps of reweighting, and what they change of all errors when they end
+# How many fewer answers are wrong with a neuron that is put in, per weight of it; places in a row that may show none.
+BETTER, TRIES = 1.0, 4
+TWINS = 0.99  # cosine from which on it is one read before, inexactly
 SHARPER = 20  # steps of a fit that sharpens what was put in
 
 
@@ -39,28 +44,28 @@ def with_rare(
     beside the ones that are wrong, a line through them all is laid by least absolute deviations, and the neuron stays
     if it explains half of them. Queries: `PER_WEIGHT (d + 1)` per neuron looked for, for d in the layer before.
     """
-    for _ in range(len(layers[-1][1])):
-        before = after(layers[:-1], x)
-        left = left_of_most(layers, x, y)
-        off = np.abs(left).max(axis=1)
+    count, barren = len(x), 0
+    while barren < TRIES:
+        weights = len(layers[-2][1]) + 1 if len(layers) > 1 else x.shape[1] + 1
+        off = np.abs(left_of_most(layers, x, y)).max(axis=1)
         least = WRONG * float(np.median(off))
         wrong = np.flatnonzero(off > least)
-        weights = before.shape[1] + 1
-        if not LEAST * weights <= len(wrong) <= FEW * len(x):
+        if len(wrong) < LEAST * weights or (wrong < count).sum() > FEW * count:
             break
-        some = x[rng.choice(wrong, int(PER_WEIGHT * weights))]
-        size = rng.choice(BESIDE, (len(some), 1)) * some.std(axis=1, keepdims=True)
-        beside, answers = ask(some + size * rng.standard_normal(some.shape))
+        start = x[rng.choice(wrong)]
+        size = rng.choice(BESIDE, (int(PER_WEIGHT * weights), 1)) * start.std()
+        beside, answers = ask(start + size * rng.standard_normal((len(size), len(start))))
+        near = np.arange(len(x), len(x) + len(beside))
         x, y = np.concatenate([x, beside]), np.concatenate([y, answers])
-        neuron = _neuron(after(layers[:-1], x), left_of_most(layers, x, y), least)
-        if neuron is None:
-            break
+        neuron = _neuron(after(layers[:-1], x), left_of_most(layers, x, y), near, least)
+        barren += 1
         rows, bias = layers[-1]
+        if neuron is None or (np.abs(unit_rows(rows) @ neuron[0]) > TWINS).any():
+            continue
         more = [*layers[:-1], (np.concatenate([rows, neuron[0][None]]), np.append(bias, neuron[1]))]
         then, now = ((np.abs(left_of_most(each, x, y)) > least).any(axis=1).sum() for each in (layers, more))
-        if now > BETTER * then:
-            break
-        layers = more
+        if then - now > BETTER * weights:
+            layers, barren = more, 0
     return layers
 
 
@@ -75,9 +80,8 @@ def last_layer(
     """The last hidden layer from most of its neurons, up to sign: with those that few inputs switch, on their sides.
 
     At most inputs a neuron that is missing is off, or always on: then it is a linear part in the values of the layer
-    before. These are never negative, so that as neurons of the layer itself they are such a part. `rows`: no more of
-    them than neurons in the layer before. None where an output layer behind them does not suit most answers. Queries:
-    those of `with_rare`.
+    before. These are never negative, so that as neurons of the layer itself they are such a part. `rows`: some may be
+    false. None where an output layer behind them does not suit most answers. Queries: those of `with_rare`.
     """
     d = len(before[-1][1])
     wide = np.concatenate([np.eye(d), rows[0]]), np.append(np.zeros(d), rows[1])
@@ -91,11 +95,8 @@ def last_layer(
         return told
 
     found = with_rare([*before, wide], x, y, asked, rng)[-1]
-    more = found[0][d:], found[1][d:]
-    if len(more[1]) > d:
-        return None
     x, y = known[0]
-    layer = sides_suiting_most(before, more, x, y)
+    layer = sides_suiting_most(before, (found[0][d:], found[1][d:]), x, y)
     if suits_most(left_of_most([*before, layer], x, y), y, SHARP):
         return layer
     # Of what was put in a few answers told the row; where it is always on all of them do.
@@ -126,11 +127,16 @@ def sides_suiting_most(
     layers: list[AffineMap], rows: AffineMap, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
 ) -> AffineMap:
     """Rows and biases of neurons behind these layers, turned to the sides on which most answers need them. What both
-    sides of all of them send on is unique as long as there are no more of them than inputs to them."""
+    sides of all of them send on is unique as long as there are no more of them than inputs to them; of more those stay
+    at whose hyperplanes answers bend most."""
     z = after(layers, x) @ rows[0].T + rows[1]
     F = np.concatenate([np.maximum(z, 0), np.maximum(-z, 0), np.ones((len(x), 1))], axis=1)
-    up, down = np.split(np.linalg.norm(suiting_most(F, y)[:-1], axis=1), 2)
-    side = np.where(up >= down, 1.0, -1.0)
+    up, down = np.split(suiting_most(F, y)[:-1], 2)
+    if len(up) > rows[0].shape[1]:
+        bend = np.linalg.norm(up + down, axis=1) * np.abs(z).max(axis=0)
+        most = np.sort(np.argsort(-bend, kind="stable")[: rows[0].shape[1]])
+        return sides_suiting_most(layers, (rows[0][most], rows[1][most]), x, y)
+    side = np.where(np.linalg.norm(up, axis=1) >= np.linalg.norm(down, axis=1), 1.0, -1.0)
     return rows[0] * side[:, None], rows[1] * side
 
 
@@ -145,33 +151,41 @@ def left_of_most(
 def suiting_most(F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "q m"]:
     """Coefficients of least absolute deviations, by least squares that are weighted anew."""
     weight = np.ones(len(F))
-    scale = max(float(np.abs(y).max()), 1e-300)
+    scale, off = max(float(np.abs(y).max()), 1e-300), np.linalg.norm(y, axis=1)
     for _ in range(STEPS):
         root = np.sqrt(weight)[:, None]
-        out = np.linalg.lstsq(root * F, root * y, rcond=None)[0]
-        off = np.linalg.norm(y - F @ out, axis=1)
+        # (`gelsy` takes a third of the time of a singular value decomposition.)
+        out = linalg.lstsq(root * F, root * y, lapack_driver="gelsy", check_finite=False)[0]
+        before, off = off, np.linalg.norm(y - F @ out, axis=1)
+        if np.abs(off - before).sum() <= STILL * off.sum():
+            break
         weight = 1 / np.maximum(off, 1e-9 * scale)
         weight /= weight.max()
     return np.asarray(out)
 
 
 def _neuron(
-    h: Float[np.ndarray, "N d"], left: Float[np.ndarray, "N m"], wrong: float
+    h: Float[np.ndarray, "N d"], left: Float[np.ndarray, "N m"], near: Int[np.ndarray, " A"], wrong: float
 ) -> tuple[Float[np.ndarray, " d"], float] | None:
-    """Unit weights and bias of one neuron that what is left over shows where it is active; None if there is none."""
-    off = np.abs(left).max(axis=1)
-    output = np.linalg.svd(left[off > wrong], full_matrices=False)[2][0]
+    """Unit weights and bias of one neuron that what is left over shows where it is active; None if there is none.
+
+    It begins at those of the points near one another, `near`, that are wrong, and takes in all that it makes smaller.
+    """
+    bad = near[np.abs(left[near]).max(axis=1) > wrong]
+    if not len(bad):
+        return None
+    output = np.linalg.svd(left[bad], full_matrices=False)[2][0]
     part = left @ output
-    part = part * np.sign(part[np.abs(part).argmax()])
+    part = part * np.sign(np.median(part[bad]))
     F = np.concatenate([h, np.ones((len(h), 1))], axis=1)
-    active = part > wrong
+    active = np.intersect1d(bad, np.flatnonzero(part > wrong))
     theta = np.zeros(F.shape[1])
     for _ in range(STEPS):
-        if active.sum() < LEAST * F.shape[1]:
+        if active.size < LEAST * F.shape[1]:
             return None
         theta = suiting_most(F[active], part[active, None])[:, 0]
-        now = (F @ theta > 0) & (np.abs(part - F @ theta) < np.abs(part) + wrong)
-        if (now == active).all():
+        now = np.flatnonzero((F @ theta > 0) & (np.abs(part - F @ theta) < np.abs(part) + wrong))
+        if np.array_equal(now, active):
             break
         active = now
     size = float(np.linalg.norm(theta[:-1]))

@@ -166,13 +166,16 @@ def _next_layer(
                 of_layer = tuple(one for one, stays in zip(state.partial, kept, strict=True) if stays)
                 some = usual.sample(AMONG * LOOKS, probe.rng)
                 right, wrong = leaks_of_few(probe, list(state.layers), layer, some, LOOKS)
-                if aimed > CALM or len(wrong) <= FEW * len(right) or not len(right):
+                if quiet > QUIET or len(wrong) <= FEW * len(right) or not len(right):
                     share = len(wrong) / max(len(right) + len(wrong), 1)
                     yield replace(state, partial=of_layer, whole=layer, lacking=(*state.lacking, share))
                     return
-                # Lines that lead to where the layer is wrong say nothing of how often it is.
-                lines = _across(probe, behind, layer, wrong, right)
-                state = replace(_search(probe, usual, state, lines), stations=state.stations)
+                if aimed % 2:
+                    state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
+                else:
+                    # Lines that lead to where the layer is wrong say nothing of how often it is.
+                    lines = _across(probe, behind, layer, wrong, right)
+                    state = replace(_search(probe, usual, state, lines), stations=state.stations)
             aimed += 1
         yield state
         searched += LINES
