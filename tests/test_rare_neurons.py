@@ -128,3 +128,25 @@ def completed(seed: int, share: float) -> bool | None:
 def test_a_last_layer_without_a_neuron_that_is_nearly_always_on_or_off_is_completed() -> None:
     told = [completed(seed, share) for seed in range(3) for share in (0.97, 0.03)]
     assert np.mean([each is True for each in told]) >= 0.6
+
+
+def put_in(seed: int) -> bool:
+    """Whether two neurons that are on at 2 and at 3 % of the inputs, and of which answers know at once, are put in."""
+    rng = np.random.default_rng(seed)
+    weights = single(random_weights((20, 8, 6, 1), rng, bias=0.5))
+    rows, bias = weights[1]
+    x = rng.standard_normal((4000, 20))
+    for i, share in ((-1, 0.02), (-2, 0.03)):
+        bias[i] = -np.quantile(after(weights[:1], x) @ rows[i], 1 - share)
+    network = relu_net(weights, np.float32)
+
+    def ask(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return points, network(points).astype(float)
+
+    found = with_rare([weights[0], (rows[:4], bias[:4])], *ask(x), ask, rng)[-1]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return len(found[1]) == 6 and bool((np.abs(unit[4:] @ found[0][4:].T).max(axis=1) > 1 - 1e-6).all())
+
+
+def test_two_rare_neurons_are_put_in_one_after_the_other() -> None:
+    assert sum(put_in(seed) for seed in range(10)) >= 5

@@ -12,13 +12,16 @@ import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.output_layer import after
 from unveil.identification.fitting.robust import trimmed_rms
+from unveil.identification.piecewise_linear import behind_first_layer, critical_points
 from unveil.identification.piecewise_linear.closing import turned
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import unmix
 
 
@@ -257,3 +260,42 @@ def test_of_a_constant_there_is_nothing_to_find(value: float) -> None:
     oracle = uv.as_oracle(lambda x: np.full((len(x), 2), value), shape=8, budget=20_000)
     found = uv.identify(oracle, rng=np.random.default_rng(0))
     assert found.outcome is uv.Outcome.nothing_to_find
+
+
+def test_a_layer_of_one_neuron_behind_one_too_wide_to_follow_from_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(behind_first_layer, "FOLLOWED", 4)
+    told = []
+    for seed in range(8):
+        rng = np.random.default_rng([5, seed])
+        weights = single(random_weights((12, 8, 1, 1), rng, bias=0.5))
+        found = uv.CriticalPoints()(uv.as_oracle(relu_net(weights, np.float32), shape=12, budget=100_000), rng=rng)
+        assert not any("broke down" in text for text in found.why)
+        told.append(found.outcome is uv.Outcome.complete)
+    assert sum(told) >= 3
+
+
+def test_weights_that_few_inputs_tell_are_settled_by_more_of_these() -> None:
+    better = []
+    for seed in range(8):
+        rng = np.random.default_rng([6, seed])
+        weights = single(random_weights((12, 8, 6, 1), rng, bias=0.5))
+        rows, bias = weights[1]
+        x = rng.standard_normal((4000, 12))
+        bias[0] = -np.quantile(after(weights[:1], x) @ rows[0], 0.99)
+        oracle = uv.as_oracle(relu_net(weights, np.float32), shape=12)
+        method = uv.CriticalPoints()
+        attempt = critical_points._Attempt(method, oracle, rng)
+        noise = rounding(attempt.ask, rng.standard_normal((16, 12)), oracle.resolution, rng)
+        frame = Frame.of_input(12, None)
+        setup = Setup(Probe(attempt.ask, noise, rng), attempt.ask, 20.0, 24, 8)
+        attempt.reading = Reading.begun(setup, frame)
+        known = x[:600]
+        attempt.reading.fresh.keep(known, oracle(known))
+        off = rows.copy()
+        off[0] += 0.003 * rng.standard_normal(8)
+        network = uv.Network.from_weights([weights[0], (off, bias), weights[2]])
+        seen = attempt._checked(network, noise)
+        _, then = attempt._told_by_few(network, seen, noise)
+        print(seed, seen.residual, then.residual, len(seen.wrong))
+        better.append(then.residual < 0.1 * seen.residual)
+    assert sum(better) >= 6

@@ -20,7 +20,8 @@ from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
 from unveil.identification.picture import Picture
-from unveil.identification.piecewise_linear.critical_points import CriticalPoints, few_digits
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints
+from unveil.identification.piecewise_linear.error_limits import few_digits
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.frequencies import Frequencies, looks_periodic
 from unveil.identification.smooth.hyperplane_circles import saturation_radius

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import linalg
 
+from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Ask
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import jacobian, parameters
@@ -52,13 +53,21 @@ def finish_around(asked: Asked, network: Network, wrong: Float[np.ndarray, "W n"
     least. Queries: about 3 per parameter that moves, 0 where these are too many
     """
     first = int(parameters(network) > LARGE)
-    behind = parameters(Network(network.layers[first:]))
-    if len(network.layers) < 2 + first or behind > 2 * LARGE:
+    if len(network.layers) < 2 + first or parameters(Network(network.layers[first:])) > 2 * LARGE:
         return network
-    other = asked.oracle.sample(PLENTY * behind // network.m, rng)
-    near = wrong[rng.integers(len(wrong), size=len(other))]
-    x = asked.oracle.nearest(near + 10 ** rng.uniform(*AROUND, (len(other), 1)) * (other - near))
+    x = asked.oracle.nearest(around(network, asked.oracle, wrong, rng))
     return fitted(network, x, asked(x), first=first, steps=STEPS)
+
+
+def around(
+    network: Network, oracle: Oracle, wrong: Float[np.ndarray, "W n"], rng: np.random.Generator
+) -> Float[np.ndarray, "N n"]:
+    """Points on the way from usual inputs to those where a network is off: 3 per parameter, or of a large network per
+    parameter behind the first layer."""
+    behind = parameters(Network(network.layers[int(parameters(network) > LARGE) :]))
+    other = oracle.sample(PLENTY * behind // network.m, rng)
+    near = wrong[rng.integers(len(wrong), size=len(other))]
+    return np.asarray(near + 10 ** rng.uniform(*AROUND, (len(other), 1)) * (other - near))
 
 
 def settle(

@@ -11,7 +11,15 @@ from jaxtyping import Float
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import AffineMap, after, weighted_output
 from unveil.identification.fitting.pruning import without_idle
-from unveil.identification.piecewise_linear.closing import CONVINCING, STEADY, close, fresh, fresh_on_both_sides, turned
+from unveil.identification.piecewise_linear.closing import (
+    CONVINCING,
+    STEADY,
+    close,
+    fresh,
+    fresh_on_both_sides,
+    turned,
+    weighted_spread,
+)
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
@@ -51,9 +59,9 @@ def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
     """Leave the layer at hand, signs settled, behind, and read on.
 
     Exact answers: all other layers, from critical points of their neurons wherever lines meet them. Few digits: those
-    whose hyperplanes can be followed; in a box and behind a layer of more than `FOLLOWED` neurons the next one is read
-    as a first layer is, where all neurons before it are active, and the last state is not `over`. Queries: those of
-    `read_deeper`, or of `trace_layers` and a fit of all weights.
+    whose hyperplanes can be followed; in a box and behind a layer of more than `FOLLOWED` neurons the next ones are
+    read as a first layer is, where all neurons before it are active, and the last state is not `over`. Queries: those
+    of `read_deeper`, or of `trace_layers` and a fit of all weights.
     """
     return _at_critical_points(setup, state) if setup.exact else _followed(setup, state)
 
@@ -184,8 +192,8 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     if not state.frame.reachable():
         yield state.ended("No input makes all the neurons read so far active, which the next layer needs.")
         return
-    if state.frame.d > FOLLOWED or state.frame.within is not None:
-        return  # in a box neurons do not see what they like
+    if len(state.layers) > 1 or state.frame.d > FOLLOWED or state.frame.within is not None:
+        return  # behind two layers, and in a box, neurons do not see what they like
     probe, positive, usual = first_sums(setup.probe, state.frame)
     ledger, before = setup.oracle.ledger, state
     # Something must be left for a network to look at.
@@ -284,4 +292,4 @@ def _ended(setup: Setup, state: Reading) -> Reading:
     if smaller.widths != network.widths:
         network, rms, *_ = fit(smaller, x, y, noise=STEADY * sigma, counts=counts)
     told = tuple({**each, "neurons": layer.neurons} for each, layer in zip(state.told, network.layers, strict=False))
-    return replace(state, network=network, told=told, whole=rms < CONVINCING * float(y.std()))
+    return replace(state, network=network, told=told, whole=rms < CONVINCING * weighted_spread(y, counts))

@@ -183,9 +183,14 @@ def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarr
     fitting = np.arange(len(x)) % HELD_OUT > 0
     counts, sigma = setup.probe.noise.counts(x, y)
     out = weighted_output(F[fitting], y[fitting], counts[fitting])
-    spread = max(float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean())), sigma)  # of a constant only errors are left
+    spread = max(weighted_spread(y, counts), sigma)  # of a constant only errors are left
     off = counts * (F @ out - y)
     return _Output(x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300))
+
+
+def weighted_spread(y: Float[np.ndarray, "N m"], counts: Float[np.ndarray, "N m"]) -> float:
+    """Root mean square of what answers differ from their mean, each multiplied by what its error counts for."""
+    return float(np.sqrt(((counts * (y - y.mean(axis=0))) ** 2).mean()))
 
 
 def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> LayerFound:

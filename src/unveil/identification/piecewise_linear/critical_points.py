@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding, rows_for
 from unveil.identification.detect import curved
 from unveil.identification.fitting.affine_part import affine_part, sides_at_will, taken_in, with_slopes
-from unveil.identification.fitting.design import finish, finish_around
+from unveil.identification.fitting.design import LARGE, around, finish, finish_around
+from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_silent, without_spare, without_twins
@@ -21,35 +23,26 @@ from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.always_active import with_switches
+from unveil.identification.piecewise_linear.error_limits import FLOOR, allowed, few_digits, passes, strange
 from unveil.identification.piecewise_linear.far_places import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.validation import FEWEST_IN_BOX, TAIL, UNEXPLAINED, Validation, how_many, validate
+from unveil.identification.validation import FEWEST_IN_BOX, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs: where answers are exact, so far over their relative rounding, between bounds;
 # where answers are noisy: what is further bends elsewhere, too, and biases drown out there.
 EXACT_REACH, REACHES, FAR_WHEN_NOISY = 1e-5, (50, 1e5), 20.0
-# The rounding that was measured counts up to so many times that of the answers' own digits: what is more are
-# breakpoints that the measurement met.
-CROWDED = 8.0
-# Where answers are noisy, the largest error may be `TAIL` times the median one, or this many times their rounding: what
-# is more comes from a neuron that is missing.
-FLOOR = 100.0
-# With fewer than some five digits that is a share of the answers' spread that anyone would notice: there, ten times
-# this one, or their rounding.
-NOTICED = 1e-3
-# Of such answers all of a neuron that few inputs switch may be lost further out: usual points must tell, so many fresh
-# points in all.
+# Of answers with few digits all of a neuron that few inputs switch may be lost further out: usual points must tell, so
+# many fresh points in all.
 POINTS_OF_FEW = FEWEST_IN_BOX
-# Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
-# more answers like these are asked for; where that is no help other lines are, and the best reading is taken.
-STRANGE = 1e5
 # Chords along which answers that stand still over short steps may jump; points that the last digits must suit.
 CHORDS, POOL = 16, 2000
+# A fit to more answers from where a network is wrong is worth it where it leaves so much of its errors at most.
+BETTER = 0.7
 KEPT = 0.15  # share of the budget that is kept back at most, to look for the rows read at fresh places
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
@@ -123,16 +116,6 @@ class CriticalPoints(Method):
         return attempt._judged(seen, noise), seen, " ".join(attempt.why)
 
 
-def few_digits(relative: float) -> bool:
-    """Whether answers with this relative rounding have fewer than some five digits."""
-    return 100 * relative > NOTICED
-
-
-def _strange(seen: Validation, noise: Rounding) -> bool:
-    """Whether exact answers show errors that are not like the others."""
-    return noise.exact and seen.residual > FLOOR * noise.relative and seen.tail > STRANGE
-
-
 def _rank(found: Identification) -> tuple[bool, float]:
     return found.outcome is not Outcome.complete, found.residual
 
@@ -182,7 +165,7 @@ class _Attempt:
         self._looked_again(frame, noise, network, outcome)
         # Many layers are read from all that lines show until it says nothing more: others would show much the same.
         many = self.reading is not None and self.reading.many is not None
-        again = whole and not many and (outcome is not Outcome.complete or _strange(seen, noise))
+        again = whole and not many and (outcome is not Outcome.complete or strange(seen, noise))
         return self._end(network, outcome, seen.residual), again
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
@@ -198,7 +181,8 @@ class _Attempt:
             for self.reading in read_inputs(setup, frame):
                 if budget is not None and (first := self.reading.first) is not None and ledger.budget == allowed:
                     ledger.budget = allowed = budget - min(EACH * len(first), int(KEPT * (budget - self.start)))
-        except (np.linalg.LinAlgError, ArithmeticError) as error:
+        except (ArithmeticError, ValueError, IndexError) as error:  # LinAlgError is a ValueError
+            # What was read before stays.
             return self._partial(f"The reading broke down ({error})"), True
         finally:
             ledger.budget = budget
@@ -210,12 +194,31 @@ class _Attempt:
 
     def _told_by_few(self, network: Network, seen: Validation, noise: Rounding) -> tuple[Network, Validation]:
         """With numbers that few answers tell settled by answers like those, where that makes the errors smaller."""
-        if _strange(seen, noise) and len(seen.wrong):
-            with suppress(BudgetExceeded):
-                trial = finish_around(self.ask, network, seen.wrong, self.rng)
-                if trial is not network and (then := self._checked(trial, noise)).residual < seen.residual:
-                    return trial, then
+        accept = self.method.accept
+        with suppress(BudgetExceeded):
+            while len(seen.wrong) and (
+                strange(seen, noise) if noise.exact else not passes(accept, seen, noise, self.oracle.resolution)
+            ):
+                trial = self._around(network, seen.wrong, noise)
+                if trial is network or (then := self._checked(trial, noise)).residual >= BETTER * seen.residual:
+                    break
+                network, seen = trial, then
         return network, seen
+
+    def _around(self, network: Network, wrong: Float[np.ndarray, "W n"], noise: Rounding) -> Network:
+        """A fit to answers from around these points as well; answers with few digits are fitted all together."""
+        if noise.exact:
+            return finish_around(self.ask, network, wrong, self.rng)
+        if self.reading is None or not self.reading.fresh.x:
+            return network
+        fresh = self.reading.fresh
+        x = self.oracle.nearest(around(network, self.oracle, wrong, self.rng))
+        fresh.keep(x, self.ask(x))
+        # To these alone first: among all others they would count as few that are far off.
+        for first, (x, y) in ((int(parameters(network) > LARGE), (fresh.x[-1], fresh.y[-1])), (0, fresh.all())):
+            counts, sigma = noise.counts(x, y)
+            network = fit(network, x, y, noise=0.1 * sigma, first=first, counts=counts).network
+        return network
 
     def _checked(self, network: Network, noise: Rounding) -> Validation:
         """Errors at fresh points."""
@@ -225,20 +228,16 @@ class _Attempt:
 
     def _judged(self, seen: Validation, noise: Rounding) -> Outcome:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""
-        allowed, steady = self.method.accept * np.sqrt(noise.relative), True
-        if not noise.exact:
-            relative = min(noise.relative, max(CROWDED * self.oracle.resolution, COARSE))
-            allowed = self.method.accept * min(100 * relative, max(NOTICED, relative))
-            steady = seen.tail <= TAIL or seen.residual <= FLOOR * relative
-        if seen.residual <= allowed and steady and seen.roundings <= UNEXPLAINED:
+        most, steady = allowed(self.method.accept, seen, noise, self.oracle.resolution)
+        if passes(self.method.accept, seen, noise, self.oracle.resolution):
             return Outcome.complete
-        if seen.residual <= allowed and steady:
+        if seen.residual <= most and steady:
             self.why.append(
                 f"Errors at usual points are small, but up to {seen.roundings:.0f} times the answers' rounding: a "
                 "neuron of little weight is missing, or one is wrong."
             )
             return Outcome.approximate
-        if seen.usual <= allowed and (steady or seen.usual <= FLOOR * noise.relative):
+        if seen.usual <= most and (steady or seen.usual <= FLOOR * noise.relative):
             self.why.append(
                 f"Checked at {seen.points} fresh points: right where a user would ask (to {seen.usual:.1g} of the "
                 f"answers' spread), wrong further out or where neurons hardly ever switch (by {seen.further:.1g})."
