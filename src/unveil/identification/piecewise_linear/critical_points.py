@@ -243,6 +243,7 @@ class _Attempt:
                 f"answers' spread), wrong further out or where neurons hardly ever switch (by {seen.further:.1g})."
             )
             return Outcome.approximate
+        self.why.append(f"Checked at {seen.points} fresh points: wrong by up to {seen.residual:.1g} of their spread.")
         return Outcome.check_failed
 
     def _contradicted(self, outcome: Outcome) -> Outcome:

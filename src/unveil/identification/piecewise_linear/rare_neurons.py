@@ -44,7 +44,7 @@ def with_rare(
     beside the ones that are wrong, a line through them all is laid by least absolute deviations, and the neuron stays
     if it explains half of them. Queries: `PER_WEIGHT (d + 1)` per neuron looked for, for d in the layer before.
     """
-    count, barren = len(x), 0
+    count, given, barren = len(x), len(layers[-1][1]), 0
     while barren < TRIES:
         weights = len(layers[-2][1]) + 1 if len(layers) > 1 else x.shape[1] + 1
         off = np.abs(left_of_most(layers, x, y)).max(axis=1)
@@ -63,9 +63,8 @@ def with_rare(
         if neuron is None or (np.abs(unit_rows(rows) @ neuron[0]) > TWINS).any():
             continue
         more = [*layers[:-1], (np.concatenate([rows, neuron[0][None]]), np.append(bias, neuron[1]))]
-        then, now = ((np.abs(left_of_most(each, x, y)) > least).any(axis=1).sum() for each in (layers, more))
-        if then - now > BETTER * weights:
-            layers, barren = more, 0
+        if _wrong(layers, x, y, least) - _wrong(more, x, y, least) > BETTER * weights:
+            layers, barren = _settled(more, given, x, y, least), 0
     return layers
 
 
@@ -162,6 +161,33 @@ def suiting_most(F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"]) -> Fl
         weight = 1 / np.maximum(off, 1e-9 * scale)
         weight /= weight.max()
     return np.asarray(out)
+
+
+def _settled(
+    layers: list[AffineMap], given: int, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], least: float
+) -> list[AffineMap]:
+    """With those put in behind the first `given` rows of the last layer read again, the others known by now, or left
+    out where these do as well without."""
+    h, rows, bias = after(layers[:-1], x), *layers[-1]
+    now = _wrong(layers, x, y, least)
+    for i in range(given, len(bias)):
+        others = np.arange(len(bias)) != i
+        fewer = [*layers[:-1], (rows[others], bias[others])]
+        if _wrong(fewer, x, y, least) < now + BETTER * (rows.shape[1] + 1):
+            return _settled(fewer, given, x, y, least)
+        neuron = _neuron(h, left_of_most(fewer, x, y), np.flatnonzero(h @ rows[i] + bias[i] > 0), least)
+        if neuron is not None:
+            again = [*layers[:-1], (np.array(rows), np.array(bias))]
+            again[-1][0][i], again[-1][1][i] = neuron
+            then = _wrong(again, x, y, least)
+            if then < now:
+                layers, now, (rows, bias) = again, then, again[-1]
+    return layers
+
+
+def _wrong(layers: list[AffineMap], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], least: float) -> int:
+    """How many answers the output layer that suits most of them leaves wrong."""
+    return int((np.abs(left_of_most(layers, x, y)) > least).any(axis=1).sum())
 
 
 def _neuron(
