@@ -41,16 +41,17 @@ def with_rare(
 
     A network that lacks a rare neuron is right at most inputs: an output layer that most answers suit leaves over what
     that neuron does, which is linear in the values of the layer before wherever it is active. More answers are asked
-    beside the ones that are wrong, a line through them all is laid by least absolute deviations, and the neuron stays
-    if it explains half of them. Queries: `PER_WEIGHT (d + 1)` per neuron looked for, for d in the layer before.
+    beside one that is wrong, a line through those near it is laid by least absolute deviations, and the neuron stays if
+    more answers are right with it than it has weights. Queries: `PER_WEIGHT (d + 1)` per place where a neuron is
+    looked for, for d in the layer before; at most `TRIES` such places per neuron of the layer.
     """
     count, given, barren = len(x), len(layers[-1][1]), 0
-    while barren < TRIES:
+    for _ in range(TRIES * given):
         weights = len(layers[-2][1]) + 1 if len(layers) > 1 else x.shape[1] + 1
         off = np.abs(left_of_most(layers, x, y)).max(axis=1)
         least = WRONG * float(np.median(off))
         wrong = np.flatnonzero(off > least)
-        if len(wrong) < LEAST * weights or (wrong < count).sum() > FEW * count:
+        if barren == TRIES or len(wrong) < LEAST * weights or (wrong < count).sum() > FEW * count:
             break
         start = x[rng.choice(wrong)]
         size = rng.choice(BESIDE, (int(PER_WEIGHT * weights), 1)) * start.std()
@@ -58,8 +59,7 @@ def with_rare(
         near = np.arange(len(x), len(x) + len(beside))
         x, y = np.concatenate([x, beside]), np.concatenate([y, answers])
         neuron = _neuron(after(layers[:-1], x), left_of_most(layers, x, y), near, least)
-        barren += 1
-        rows, bias = layers[-1]
+        rows, bias, barren = *layers[-1], barren + 1
         if neuron is None or (np.abs(unit_rows(rows) @ neuron[0]) > TWINS).any():
             continue
         more = [*layers[:-1], (np.concatenate([rows, neuron[0][None]]), np.append(bias, neuron[1]))]
