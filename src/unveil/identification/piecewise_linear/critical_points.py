@@ -41,7 +41,7 @@ EXACT_REACH, REACHES, FAR_WHEN_NOISY = 1e-5, (50, 1e5), 20.0
 POINTS_OF_FEW = FEWEST_IN_BOX
 # Chords along which answers that stand still over short steps may jump; points that the last digits must suit.
 CHORDS, POOL = 16, 2000
-# A fit to more answers from where a network is wrong is worth it where it leaves so much of its errors at most.
+# A fit to more answers from where a network is wrong is made again where it leaves so much of its errors at most.
 BETTER = 0.7
 KEPT = 0.15  # share of the budget that is kept back at most, to look for the rows read at fresh places
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
@@ -194,28 +194,30 @@ class _Attempt:
 
     def _told_by_few(self, network: Network, seen: Validation, noise: Rounding) -> tuple[Network, Validation]:
         """With numbers that few answers tell settled by answers like those, where that makes the errors smaller."""
-        accept = self.method.accept
+        accept, own = self.method.accept, self.oracle.resolution
         with suppress(BudgetExceeded):
-            while len(seen.wrong) and (
-                strange(seen, noise) if noise.exact else not passes(accept, seen, noise, self.oracle.resolution)
-            ):
+            while len(seen.wrong) and (strange(seen, noise) if noise.exact else not passes(accept, seen, noise, own)):
                 trial = self._around(network, seen.wrong, noise)
-                if trial is network or (then := self._checked(trial, noise)).residual >= BETTER * seen.residual:
+                then = self._checked(trial, noise) if trial is not network else seen
+                left = then.residual * max(then.roundings, 1.0) / (seen.residual * max(seen.roundings, 1.0))
+                network, seen = (trial, then) if left < 1 else (network, seen)
+                if not left <= BETTER:
                     break
-                network, seen = trial, then
         return network, seen
 
     def _around(self, network: Network, wrong: Float[np.ndarray, "W n"], noise: Rounding) -> Network:
-        """A fit to answers from around these points as well; answers with few digits are fitted all together."""
+        """A fit to answers from around these points as well. Answers with few digits are fitted all together, and more
+        usual ones with them: a fit to hardly more answers than parameters follows their rounding."""
         if noise.exact:
             return finish_around(self.ask, network, wrong, self.rng)
-        if self.reading is None or not self.reading.fresh.x:
+        fresh = self.reading.fresh if self.reading is not None else None
+        if fresh is None or not fresh.x:
             return network
-        fresh = self.reading.fresh
         x = self.oracle.nearest(around(network, self.oracle, wrong, self.rng))
-        fresh.keep(x, self.ask(x))
+        few, usual = (x, self.ask(x)), self.oracle.sample(parameters(network) // network.m, self.rng)
+        fresh.keep(np.concatenate([few[0], usual]), np.concatenate([few[1], self.ask(usual)]))
         # To these alone first: among all others they would count as few that are far off.
-        for first, (x, y) in ((int(parameters(network) > LARGE), (fresh.x[-1], fresh.y[-1])), (0, fresh.all())):
+        for first, (x, y) in ((int(parameters(network) > LARGE), few), (0, fresh.all())):
             counts, sigma = noise.counts(x, y)
             network = fit(network, x, y, noise=0.1 * sigma, first=first, counts=counts).network
         return network
