@@ -36,7 +36,8 @@ class HardLabels(Wanted, Method):
         x: Inputs to start from besides random ones, for classes that random points hardly meet.
         attempts: How often the search goes on, with twice the patience, while a neuron seems to be missing.
         accuracy: Wanted of the weight vectors, relative to their length: it sets how many labels are asked.
-        accept: Largest share of other labels among the fresh points that judge a complete result.
+        accept: Largest share of other labels among the fresh points that judge a result; more than one of them makes it
+            approximate.
         checks: Fresh points that judge the result, a third of them close to the boundaries found, a third further out.
         activation: "relu", "tanh" or "sigmoid" where it is known; None: looked for.
         most: Labels asked at most. None: what the oracle's budget leaves, or without one 1,000,000 and 5,000 for each

@@ -34,6 +34,7 @@ from unveil.identification.label_agreement import at_random, differs, fresh_poin
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 
+CHANCE = 1.5  # fresh points with another label that a whole network may have, by ties
 ROUNDS = 8  # how often fresh points may refute a complete result, and the search goes on from these
 INSIDE = 0.003  # accuracy at which a network is read along a few directions, as a share of what is wanted along all
 MANY = 64  # inputs up to which a sigmoidal layer is read along all of them at once
@@ -367,6 +368,9 @@ class LabelReading:
     def _end(self, outcome: Outcome, error: float = np.inf) -> Identification:
         if outcome is Outcome.complete and error > self.method.accept:
             outcome = Outcome.check_failed
+        if outcome is Outcome.complete and error * self.method.checks > CHANCE:
+            outcome = Outcome.approximate
+            self.why.append(f"At {error:.1%} of the fresh points, a third of them close to boundaries, labels differ.")
         if outcome is Outcome.complete and self.best is not None and (doubts := reservations(self.best)) is not None:
             outcome = Outcome.approximate
             self.why += doubts
