@@ -18,11 +18,13 @@ from unveil.identification.piecewise_linear import behind_first_layer, critical_
 from unveil.identification.piecewise_linear.closing import turned
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.error_limits import strays
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import unmix
+from unveil.identification.validation import UNEXPLAINED
 
 
 def read(sizes: tuple[int, ...], seed: int, budget: int | None = None):  # type: ignore[no-untyped-def]
@@ -294,6 +296,11 @@ def test_weights_that_few_inputs_tell_are_settled_by_more_of_these() -> None:
         off = rows.copy()
         off[0] += 0.003 * rng.standard_normal(8)
         network = uv.Network.from_weights([weights[0], (off, bias), weights[2]])
+        assert strays(uv.Network.from_weights(weights), attempt.reading, noise)[1] < UNEXPLAINED
+        there, most = strays(network, attempt.reading, noise)
+        assert (len(there) > 0) == (most > UNEXPLAINED)
+        active = np.maximum(*(after(weights[:1], there) @ each[0] + bias[0] for each in (rows, off)))
+        assert (active > 0).all()
         seen = attempt._checked(network, noise)
         _, then = attempt._told_by_few(network, seen, noise)
         print(seed, seen.residual, then.residual, len(seen.wrong))

@@ -23,7 +23,7 @@ from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.error_limits import FLOOR, allowed, few_digits, passes, strange
+from unveil.identification.piecewise_linear.error_limits import FLOOR, allowed, few_digits, passes, strange, strays
 from unveil.identification.piecewise_linear.far_places import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
@@ -195,27 +195,27 @@ class _Attempt:
     def _told_by_few(self, network: Network, seen: Validation, noise: Rounding) -> tuple[Network, Validation]:
         """With numbers that few answers tell settled by answers like those, where that makes the errors smaller."""
         accept, own = self.method.accept, self.oracle.resolution
+        off, most = strays(network, self.reading, noise)
         with suppress(BudgetExceeded):
-            while len(seen.wrong) and (strange(seen, noise) if noise.exact else not passes(accept, seen, noise, own)):
-                trial = self._around(network, seen.wrong, noise)
+            while strange(seen, noise) if noise.exact else len(off) or not passes(accept, seen, noise, own):
+                trial = self._around(network, np.concatenate([seen.wrong, off]), noise)
                 then = self._checked(trial, noise) if trial is not network else seen
-                left = then.residual * max(then.roundings, 1.0) / (seen.residual * max(seen.roundings, 1.0))
-                network, seen = (trial, then) if left < 1 else (network, seen)
+                off, now = strays(trial, self.reading, noise)
+                left = then.residual * max(then.roundings, now, 1.0) / (seen.residual * max(seen.roundings, most, 1.0))
+                network, seen, most = (trial, then, now) if left < 1 else (network, seen, most)
                 if not left <= BETTER:
                     break
         return network, seen
 
     def _around(self, network: Network, wrong: Float[np.ndarray, "W n"], noise: Rounding) -> Network:
-        """A fit to answers from around these points as well. Answers with few digits are fitted all together, and more
-        usual ones with them: a fit to hardly more answers than parameters follows their rounding."""
+        """A fit to answers from around these points as well; with few digits of all, and of more usual points."""
         if noise.exact:
-            return finish_around(self.ask, network, wrong, self.rng)
-        fresh = self.reading.fresh if self.reading is not None else None
-        if fresh is None or not fresh.x:
+            return finish_around(self.ask, network, wrong, self.rng) if len(wrong) else network
+        if self.reading is None or not (fresh := self.reading.fresh).x or not len(wrong):
             return network
         x = self.oracle.nearest(around(network, self.oracle, wrong, self.rng))
-        few, usual = (x, self.ask(x)), self.oracle.sample(parameters(network) // network.m, self.rng)
-        fresh.keep(np.concatenate([few[0], usual]), np.concatenate([few[1], self.ask(usual)]))
+        usual, few = self.oracle.sample(parameters(network) // network.m, self.rng), (x, self.ask(x))
+        fresh.keep(np.concatenate([x, usual]), np.concatenate([few[1], self.ask(usual)]))
         # To these alone first: among all others they would count as few that are far off.
         for first, (x, y) in ((int(parameters(network) > LARGE), few), (0, fresh.all())):
             counts, sigma = noise.counts(x, y)

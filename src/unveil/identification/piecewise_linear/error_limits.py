@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.rounding import COARSE, Rounding
+from unveil.identification.piecewise_linear.reading_state import Reading
 from unveil.identification.validation import TAIL, UNEXPLAINED, Validation
+from unveil.whitebox.network import Network
 
 # The rounding that was measured counts up to so many times that of the answers' own digits: what is more are
 # breakpoints that the measurement met.
@@ -42,6 +45,16 @@ def passes(accept: float, seen: Validation, noise: Rounding, resolution: float) 
 def strange(seen: Validation, noise: Rounding) -> bool:
     """Whether exact answers show errors that are not like the others."""
     return noise.exact and seen.residual > FLOOR * noise.relative and seen.tail > STRANGE
+
+
+def strays(network: Network, reading: Reading | None, noise: Rounding) -> tuple[Float[np.ndarray, "S n"], float]:
+    """Where answers with few digits are off by more than `UNEXPLAINED` times their rounding though they were fitted,
+    and by how many times at most: one that tells a weight alone, and lies on the wrong side of a hyperplane."""
+    if noise.exact or reading is None or not reading.fresh.x:
+        return np.empty((0, network.n)), 0.0
+    x, y = reading.fresh.all()
+    times = (np.abs(network(x) - y) / noise.at(x, y)).max(axis=1)
+    return x[~(times <= UNEXPLAINED)], float(np.nan_to_num(times, nan=np.inf).max())
 
 
 def few_digits(relative: float) -> bool:
