@@ -45,25 +45,25 @@ def with_rare(
     more answers are right with it than it has weights. Queries: `PER_WEIGHT (d + 1)` per place where a neuron is
     looked for, for d in the layer before; at most `TRIES` such places per neuron of the layer.
     """
-    count, given, barren = len(x), len(layers[-1][1]), 0
+    count, (given, d), barren = len(x), layers[-1][0].shape, 0
     for _ in range(TRIES * given):
-        weights = len(layers[-2][1]) + 1 if len(layers) > 1 else x.shape[1] + 1
         off = np.abs(left_of_most(layers, x, y)).max(axis=1)
         least = WRONG * float(np.median(off))
         wrong = np.flatnonzero(off > least)
-        if barren == TRIES or len(wrong) < LEAST * weights or (wrong < count).sum() > FEW * count:
+        if barren == TRIES or len(wrong) < LEAST * (d + 1) or (wrong < count).sum() > FEW * count:
             break
         start = x[rng.choice(wrong)]
-        size = rng.choice(BESIDE, (int(PER_WEIGHT * weights), 1)) * start.std()
+        size = rng.choice(BESIDE, (int(PER_WEIGHT * (d + 1)), 1)) * start.std()
         beside, answers = ask(start + size * rng.standard_normal((len(size), len(start))))
         near = np.arange(len(x), len(x) + len(beside))
         x, y = np.concatenate([x, beside]), np.concatenate([y, answers])
-        neuron = _neuron(after(layers[:-1], x), left_of_most(layers, x, y), near, least)
+        left = left_of_most(layers, x, y)
+        neuron = _neuron(after(layers[:-1], x), left, near, least)
         rows, bias, barren = *layers[-1], barren + 1
         if neuron is None or (np.abs(unit_rows(rows) @ neuron[0]) > TWINS).any():
             continue
         more = [*layers[:-1], (np.concatenate([rows, neuron[0][None]]), np.append(bias, neuron[1]))]
-        if _wrong(layers, x, y, least) - _wrong(more, x, y, least) > BETTER * weights:
+        if _wrong(left, least) - _wrong(left_of_most(more, x, y), least) > BETTER * (d + 1):
             layers, barren = _settled(more, given, x, y, least), 0
     return layers
 
@@ -169,25 +169,26 @@ def _settled(
     """With those put in behind the first `given` rows of the last layer read again, the others known by now, or left
     out where these do as well without."""
     h, rows, bias = after(layers[:-1], x), *layers[-1]
-    now = _wrong(layers, x, y, least)
+    now = _wrong(left_of_most(layers, x, y), least)
     for i in range(given, len(bias)):
         others = np.arange(len(bias)) != i
         fewer = [*layers[:-1], (rows[others], bias[others])]
-        if _wrong(fewer, x, y, least) < now + BETTER * (rows.shape[1] + 1):
+        left = left_of_most(fewer, x, y)
+        if _wrong(left, least) < now + BETTER * (rows.shape[1] + 1):
             return _settled(fewer, given, x, y, least)
-        neuron = _neuron(h, left_of_most(fewer, x, y), np.flatnonzero(h @ rows[i] + bias[i] > 0), least)
+        neuron = _neuron(h, left, np.flatnonzero(h @ rows[i] + bias[i] > 0), least)
         if neuron is not None:
             again = [*layers[:-1], (np.array(rows), np.array(bias))]
             again[-1][0][i], again[-1][1][i] = neuron
-            then = _wrong(again, x, y, least)
+            then = _wrong(left_of_most(again, x, y), least)
             if then < now:
                 layers, now, (rows, bias) = again, then, again[-1]
     return layers
 
 
-def _wrong(layers: list[AffineMap], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], least: float) -> int:
-    """How many answers the output layer that suits most of them leaves wrong."""
-    return int((np.abs(left_of_most(layers, x, y)) > least).any(axis=1).sum())
+def _wrong(left: Float[np.ndarray, "N m"], least: float) -> int:
+    """How many answers are wrong by what an output layer leaves of them."""
+    return int((np.abs(left) > least).any(axis=1).sum())
 
 
 def _neuron(
@@ -204,7 +205,7 @@ def _neuron(
     part = left @ output
     part = part * np.sign(np.median(part[bad]))
     F = np.concatenate([h, np.ones((len(h), 1))], axis=1)
-    active = np.intersect1d(bad, np.flatnonzero(part > wrong))
+    active = bad[part[bad] > wrong]
     theta = np.zeros(F.shape[1])
     for _ in range(STEPS):
         if active.size < LEAST * F.shape[1]:
