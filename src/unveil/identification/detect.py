@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding
@@ -48,7 +48,7 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
     Where the answers are coarse a mixture of breakpoints and curves, such as ReLU before tanh, bends by breakpoints
     before it bends by curves. So chords about as long as breakpoints are apart are looked at, too: see `_chords_bend`.
 
-    Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 2 to 6 mostly; up to three times as many where few
+    Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 2 to 7 mostly; up to three times as many where few
         places bend. Of coarse answers that look straight `CHORDS POINTS` more.
     """
     look = _Look(oracle, rng)
@@ -81,11 +81,12 @@ def _looked(look: _Look) -> tuple[bool, bool]:
         before = look.at(step / RATIO)
         if (before > BENT).mean() < SOME:
             break
-        if _curved(before, now):
+        if _curved(before, now) and _shorter_too(look, step / RATIO, before, now):
             return False, _many(before)
         step, now = step / RATIO, before
     # Where noise asks for long steps a curve does not grow by their square any more, but bends nearly everywhere still.
-    curved = _curved(now, look.at(step * RATIO))
+    longer = look.at(step * RATIO)
+    curved = _curved(now, longer) and _shorter_too(look, step, now, longer)
     return not curved and bool((now <= STRAIGHT).mean() >= FEW), curved and _many(now)
 
 
@@ -96,9 +97,19 @@ def _many(bend: Float[np.ndarray, " P"]) -> bool:
 
 def _curved(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> bool:
     """Whether bends over a step and over one `RATIO` times as long are those of a curve."""
-    seen = bend > BENT
-    growth = longer[seen] / bend[seen] / RATIO**2
-    return bool((np.abs(growth - 1) <= GROWTH).mean() >= MOST)
+    return bool(_alike(bend, longer)[bend > BENT].mean() >= MOST)
+
+
+def _alike(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> Bool[np.ndarray, " P"]:
+    """At which places these grow as a curve's do."""
+    return np.asarray(np.abs(longer - RATIO**2 * bend) <= GROWTH * RATIO**2 * bend)
+
+
+def _shorter_too(look: _Look, step: float, bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> bool:
+    """Whether places that bend like a curve over `step` and one `RATIO` times as long do so over one as much shorter,
+    where that would be seen: a breakpoint that did by chance lies beside. Queries: `2 PLACES`, or none."""
+    told = _alike(bend, longer) & (bend > 2 * RATIO**2 * BENT)
+    return not told.any() or bool(_alike(look.at(step / RATIO), bend)[told].mean() >= MOST)
 
 
 def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:

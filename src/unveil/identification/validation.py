@@ -108,7 +108,9 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
         if not len(x):
             continue
         spread = float(np.abs(answers - answers.mean(axis=0)).max())
-        if float(np.ptp(answers, axis=0).max()) <= EQUAL * float(oracle.rounding(answers).max()):
+        # What a model loses inside, beyond its answers' last digit, is no difference either.
+        lost = oracle.rounding(answers) if noise is None else np.maximum(oracle.rounding(answers), noise.at(x, answers))
+        if float(np.ptp(answers, axis=0).max()) <= EQUAL * float(lost.max()):
             spread = float(np.abs(answers).max()) or 1.0  # all are the same
         apart = np.abs(network(x) - answers)
         off = (apart * weights(oracle.uneven, answers, usual)).max(axis=1)

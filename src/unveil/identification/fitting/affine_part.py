@@ -111,14 +111,20 @@ def sides_at_will(layers: Sequence[Layer]) -> bool:
     return carry > 0 and layers[0].neurons - carry > layers[0].inputs * layers[1].neurons
 
 
-def with_slopes(network: Network, error: Callable[[Network], float], fine: float) -> Network:
+def with_slopes(
+    network: Network,
+    error: Callable[[Network], float],
+    fine: float,
+    settled: Callable[[Network], Network] = lambda network: network,
+) -> Network:
     """The network with the affine part of its last hidden layer taken into the neurons, where it is theirs.
 
     `b relu(z) + b s z` is a neuron of slopes `b (1 + s)` and `b s`: a leaky one, or an ordinary one seen from the other
     side. Equations for the s of all neurons that determine them and more, or slopes that are all alike, are evidence.
     Of more neurons than equations those whose s is -1 and not 0 are told by the one set that leaves nothing. Its last
     hidden layer is leaky then, with one slope or one per neuron, or ReLU; layers before are ReLU, and the last one
-    affine.
+    affine. `settled`: all weights to the last digits: in a fit the rows of an affine part may do a little of what a
+    neuron close by does, which goes with them.
     """
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
         return network
@@ -156,7 +162,7 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
     allowed = max(fine, AS_WELL * error(network))
     for phi in _activations(weaker, slope.size > len(w)):
         layers = Layer(w * side[:, None], b * side, phi), Layer(out, end, last.activation)
-        found = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+        found = settled(Network((*network.layers[:-2], *layers), network.shape, network.softmax))
         if error(found) <= allowed:
             return found
     return network

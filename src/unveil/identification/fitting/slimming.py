@@ -32,6 +32,7 @@ HEARD = 1e-6  # share of what the most heard neuron of a layer sends on below wh
 UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
 
 Fit = Callable[[Network], Network]
+Holds = Callable[[Network], bool]
 Counts = Float[np.ndarray, "N m"] | float
 
 
@@ -43,6 +44,7 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
     fit: Fit,
     as_well: float = AS_WELL,
     counts: Counts = 1.0,
+    holds: Holds = lambda _: True,
 ) -> Network:
     """Take neurons out as long as the others explain the answers as well.
 
@@ -50,15 +52,15 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
     they are missed least if those that stay take over what they can, many at once, fewer where that fails. Everything
     is fitted again each time. `network`: explains the answers nearly to their noise. `floor`: deviation of the answers'
     errors, absolute. `as_well`: by what factor errors may grow. `counts`: what each error is multiplied by: less where
-    answers are less precise. Queries: `0`; the answers are given. Source: over-wide students whose neurons are joined:
-    Martinelli, Simsek, Gerstner, Brea, ICML 2024 (arXiv:2304.12794); the order is that of the optimal brain surgeon
-    (Hassibi, Stork, NIPS 1992), layer by layer.
+    answers are less precise. `holds`: what else must be true of a smaller one. Queries: `0`; the answers are given.
+    Source: over-wide students whose neurons are joined: Martinelli, Simsek, Gerstner, Brea, ICML 2024
+    (arXiv:2304.12794); the order is that of the optimal brain surgeon (Hassibi, Stork, NIPS 1992), layer by layer.
     """
     told = x, y, counts
     enough = max(as_well * rms(network, *told), SLACK * floor)
     depth = len(network.layers) - 2
     while depth > 0:
-        trial = _fitted_well(_shallower(network, depth, x), told, enough, fit)
+        trial = _fitted_well(_shallower(network, depth, x), told, enough, fit, holds)
         network, depth = network if trial is None else trial, depth - 1
     count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
     # Which neurons of the network as it is now each layer has; those that were missed are not tried again.
@@ -69,7 +71,7 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
         if not set(free) & set(order[:TRIES]):
             return network
         gone = free[:count]
-        trial = _fitted_well(_without(network, gone, x), told, enough, fit)
+        trial = _fitted_well(_without(network, gone, x), told, enough, fit, holds)
         if trial is not None:
             network, count = trial, max(1, min(2 * count, len(order) // 2))
             stay = [np.delete(each, [n for d, n in gone if d == depth]) for depth, each in enumerate(stay)]
@@ -144,17 +146,17 @@ def all_needed(
 
 
 def _fitted_well(
-    network: Network, told: tuple[np.ndarray, np.ndarray, Counts], enough: float, fit: Fit
+    network: Network, told: tuple[np.ndarray, np.ndarray, Counts], enough: float, fit: Fit, holds: Holds
 ) -> Network | None:
     """The network after fitting, if it explains the answers well enough."""
     for _ in range(ROUNDS):
         before = rms(network, *told)
-        if before <= enough:
+        if before <= enough and holds(network):
             return network
         network = fit(network)
         if rms(network, *told) > 0.7 * before:
             break
-    return network if rms(network, *told) <= enough else None
+    return network if rms(network, *told) <= enough and holds(network) else None
 
 
 def _order(network: Network, x: Float[np.ndarray, "N n"]) -> list[tuple[int, int]]:

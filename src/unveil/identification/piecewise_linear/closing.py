@@ -31,7 +31,6 @@ BETTER = 0.1  # a trial replaces the best one where it leaves less than this sha
 SAME = 1e-7  # rows that differ less are multiples of each other
 # What the signs of a one-layer network's rows, and those of a deeper layer's, may leave of a derivative.
 BALANCED, SPARSE = 1e-7, 1e-8
-OPEN = "Which sides of {} neurons on {} coordinates are active could not be settled."
 # Answers per parameter in the fit; several answers to one question tell less than as many to several.
 RATIO, RATIO_OF_MANY = 2.0, 3.0
 # Share of the answers' spread that the coarse rows may leave for the fit to be tried; where there are so many bent
@@ -42,7 +41,7 @@ DEEPER = 0.2
 # fourth point of a fit lies as a user would draw it.
 OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
 # Answers per unknown of an output layer, and besides; every fourth is not fitted but held against it.
-PLENTY, SPARE, HELD_OUT = 4, 100, 4
+PLENTY, SPARE, HELD_OUT = 4, 100, 5
 WRONG = 4  # points at once towards which lines are laid
 # How many of its expected errors a fit that leaves something may move a row, and the least error of one.
 FREE, LEAST = 6.0, 1e-7
@@ -73,7 +72,6 @@ def _on_paid(setup: Setup, state: Reading) -> Reading:
     with hyperplanes that may be the layer's, and with both."""
     found, frame, before = state.found, state.frame, list(state.layers)
     best: _Closed | None = None
-    why = state.why
     maybe = np.flatnonzero(found.bent_maybe)
     for more in (False, True) if len(maybe) and before else (False,):
         rows, bias, jump = found.rows, found.bias, found.straight.jump
@@ -85,8 +83,6 @@ def _on_paid(setup: Setup, state: Reading) -> Reading:
             bias = np.append(bias, -np.einsum("bd,bd->b", extra, at))
         z = frame.values(found.at) @ rows.T + bias
         side = _signs(found, rows, jump, z)
-        if side is None:
-            why = (*why, OPEN.format(len(rows), frame.d))
         settled, side = side is not None, np.ones(len(rows)) if side is None else side
         layer = (rows * side[:, None], bias * side)
         active = (z * side > 0).astype(np.float64)
@@ -96,11 +92,9 @@ def _on_paid(setup: Setup, state: Reading) -> Reading:
             if best is None or tried.error < BETTER * best.error:
                 best = tried
             if best.error < setup.fine:
-                if len(best.ending[0][0]) > len(rows):
-                    why = (*why, "An affine part (of neurons always active where it was asked) is folded in.")
-                return state.closed(best.layer, best.settled, best.error, [*before, *best.ending], why)
+                return state.closed(best.layer, best.settled, best.error, [*before, *best.ending])
     assert best is not None
-    return state.closed(best.layer, best.settled, best.error, [*before, *best.ending], why)
+    return state.closed(best.layer, best.settled, best.error, [*before, *best.ending])
 
 
 class _Output(NamedTuple):

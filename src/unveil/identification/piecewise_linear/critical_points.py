@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,6 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_silent, without_spare, without_twins
-from unveil.identification.fitting.robust import trimmed_rms
-from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.error_limits import FLOOR, allowed, few_digits, passes, strange, strays
@@ -29,6 +28,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.whole_fit import leaner, settled_by_fresh
 from unveil.identification.validation import FEWEST_IN_BOX, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -43,6 +43,10 @@ POINTS_OF_FEW = FEWEST_IN_BOX
 CHORDS, POOL = 16, 2000
 # A fit to more answers from where a network is wrong is made again where it leaves so much of its errors at most.
 BETTER = 0.7
+OF_ONE_VALUE = (
+    "Of a function of one value only breakpoints and slopes show: neurons that are active on their other sides, or in "
+    "more layers, may compute the same."
+)
 KEPT = 0.15  # share of the budget that is kept back at most, to look for the rows read at fresh places
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
@@ -151,7 +155,8 @@ class _Attempt:
             if network is None:
                 self._looked_again(frame, noise, None, Outcome.check_failed)
                 return self._end(None, Outcome.check_failed, np.inf), False
-            network = self._leaner(self._sloped(network, noise), noise)
+            network = self._sloped(network, noise)
+            network = network if self.reading is None else leaner(self.reading, self.ask, network, noise)
             network, seen = self._told_by_few(network, self._checked(network, noise), noise)
         except BudgetExceeded:
             network = self._partial("The budget ended")
@@ -172,6 +177,7 @@ class _Attempt:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines. What it
         takes to look for the rows read once more is kept back meanwhile."""
         usual = float(np.clip(EXACT_REACH / noise.relative, *REACHES)) if noise.exact else FAR_WHEN_NOISY
+        usual = REACHES[1] if frame.d == 1 else usual  # nothing that bends further out bends elsewhere, too
         large, each = (self.ask.unkept, None), self.method
         probe = Probe(self.ask, noise, self.rng, large, self.ask.most_at_once, self.again)
         setup = Setup(probe, self.ask, self._far(frame, usual), each.most_lines, each.most_layers)
@@ -263,11 +269,17 @@ class _Attempt:
         it is the only one and several outputs tell (`but_for_one`), and where it switches: answers further out differ.
         So does one of a first layer whose sides noisy answers have not told (`sides_at_will`). A weight that is exactly
         zero was never measured, as what is measured has rounding: its two neurons were met active together nowhere.
+        Behind a single value sides are open whatever is asked: any of them compute the same, which is only said.
         """
-        at_will = not noise.exact and sides_at_will(network.layers)
-        if outcome is Outcome.complete and (at_will or any(affine_part(network)[1:])) and self.oracle.within is None:
+        hidden = network.layers[:-1]
+        one = [layer.inputs == 1 for layer in hidden]
+        at_will = not noise.exact and sides_at_will(network.layers) and not one[0]
+        carried = any(part and not single for part, single in zip(affine_part(network)[1:], one[1:], strict=True))
+        if outcome is Outcome.complete and (at_will or carried) and self.oracle.within is None:
             self.why.append("Signs and weights that this affine part stands for are open.")
             return Outcome.approximate
+        if outcome is Outcome.complete and any(one):
+            self.why.append(OF_ONE_VALUE)
         open_weights = sum(int((layer.dense() == 0).sum()) for layer in network.layers[1:-1])
         if outcome is Outcome.complete and open_weights:
             self.why.append(f"Weights between hidden neurons never met active together: {open_weights}, given as 0.")
@@ -309,23 +321,6 @@ class _Attempt:
         if layers and "layers_read" not in self.stats:
             self.stats |= {"layers_read": layers} if any(parts) else {"layers_read": layers, "rows_partial": last}
 
-    def _leaner(self, network: Network, noise: Rounding) -> Network:
-        """Without neurons whose work the others can do, where a fit of noisy answers has kept some."""
-        if self.reading is None or not self.reading.fresh.x or noise.exact or any(affine_part(network)):
-            return network
-        x, y = self.reading.fresh.all()
-        counts, sigma = noise.counts(x, y)
-        if trimmed_rms(network, x, y, counts) > SLACK * sigma:
-            return network  # what it lacks is not known yet, and each fit of a smaller one would be as far off
-        sloped = bool(network.layers[-2:-1]) and network.layers[-2].activation.name != "relu"
-        if sloped or all_needed(network, x, y, counts):
-            return network
-
-        def again(trial: Network) -> Network:
-            return fit(trial, x, y, noise=0.1 * sigma, steps=4, counts=counts).network
-
-        return slimmed(network, x, y, sigma, again, counts=counts)
-
     def _sloped(self, network: Network, noise: Rounding) -> Network:
         """With the affine part of the last hidden layer as its neurons' second slope, where it is that; none twice."""
 
@@ -346,7 +341,7 @@ class _Attempt:
             weight = in_proportion(x, noise.size)
             network = without_spare(network, x, y, weight, error, settled, FLOOR * noise.relative)
             network = self._switching(network, noise)
-        found = with_slopes(network, error, FLOOR * noise.relative)
+        found = with_slopes(network, error, FLOOR * noise.relative, partial(settled_by_fresh, self.reading, noise))
         if found is not network and (phi := found.layers[-2].activation).name != "relu":
             self.why.append(
                 f"The affine part behind the last hidden layer is its neurons' own: {found.layers[-2].neurons} neurons "

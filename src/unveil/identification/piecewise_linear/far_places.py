@@ -192,9 +192,11 @@ def confirm(probe: Probe, frame: Frame, planes: Hyperplanes, others: Hyperplanes
 
     `others`: hyperplanes that are known, these among them. `most`: queries at most; the first hyperplanes come first.
     Returns the share of places at which each was met, of those that tell. Hyperplanes that do not cross the legal box
-    have no places, nor have those that the queries did not suffice for. Queries: `EACH` per hyperplane and round, at
-    most `ROUNDS` rounds; two more per place where roundings differ.
+    have no places, nor have those that the queries did not suffice for; those of a single coordinate are points, and
+    there. Queries: `EACH` per hyperplane and round, at most `ROUNDS` rounds; two more per place where roundings differ.
     """
+    if frame.d == 1:
+        return Confirmed(np.ones(len(planes)), np.ones(len(planes)))
     each = EACH + (0 if probe.noise.own is None else 2 * PLACES)
     hits, beside, places = np.zeros((3, len(planes)))
     open_ = np.flatnonzero(_crosses(frame, planes.rows, planes.bias))

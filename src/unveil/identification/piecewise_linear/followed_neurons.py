@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.output_layer import AffineMap
-from unveil.identification.piecewise_linear.closing import OPEN
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     measure_normals,
@@ -351,8 +350,7 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
     behind = [one.behind(layer, turned, -1 - i) for i, one in enumerate(followed)]
     given = [neuron for neuron in behind if neuron is not None]
     layer = (turned[:, None] * layer[0], turned * layer[1])
-    why = tuple(each for each in state.why if each != OPEN.format(len(rows), frame.d))
-    return replace(state.with_found(found.keep(there)), layer=layer, settled=True, why=why), given
+    return replace(state.with_found(found.keep(there)), layer=layer, settled=True), given
 
 
 def _settled(layer: AffineMap, followed: list[FollowedNeuron]) -> tuple[np.ndarray, np.ndarray] | None:

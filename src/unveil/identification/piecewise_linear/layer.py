@@ -31,8 +31,8 @@ PART = 0.5  # part of a hyperplane's error that is expected at each of many plac
 # less.
 BESIDE = 1e-6
 ROOMY = 400  # places among which a line that only missing neurons bend is laid
-# Cosine with a coordinate from which on a hyperplane in a bounded region of few digits is taken for its wall: there a
-# neuron of the layer before switches, and that may be met a little inside.
+# Cosine with a coordinate from which on a hyperplane behind a layer is taken for a wall of the region, where answers
+# have few digits: there a neuron of the layer before switches, and that may be met a little inside.
 WALL = 0.95
 
 
@@ -223,7 +223,7 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     if probe.noise.exact and frame.d >= FEWEST:
         planes = planes.aligned(frame, found.straight)
     straight, maybe = straight_ones(probe, frame, found, planes)
-    if not frame.free and not probe.noise.exact:
+    if frame.M is not frame.V and frame.d > 1 and not probe.noise.exact:
         straight &= np.abs(planes.rows).max(axis=1) < WALL
     known = np.asarray(found.straight.same(frame, planes).any(axis=1))
     alike = planes.same(frame, planes)

@@ -38,6 +38,8 @@ def straight_ones(
     three per bent one, at most `ROUNDS`; few digits: `GLANCES` places, and for those that pass twice `PLACES` per
     round, at most `CHANCES` rounds.
     """
+    if frame.d == 1:
+        return np.ones(len(planes), dtype=bool), np.zeros(len(planes), dtype=bool)  # points, which have no other places
     if not probe.noise.exact:
         straight = _more_than_beside(probe, frame, found, planes)
         return straight, np.zeros(len(planes), dtype=bool)

@@ -110,9 +110,9 @@ class Reading:
         """With this network, if it is better than the best so far."""
         return replace(self, network=network, error=error) if error < self.error else self
 
-    def closed(self, layer: AffineMap, settled: bool, error: float, weights: Weights, why: tuple[str, ...]) -> Reading:
+    def closed(self, layer: AffineMap, settled: bool, error: float, weights: Weights) -> Reading:
         """With the layer being read as it came out of a network with these weights that ends behind it."""
-        state = replace(self, layer=layer, settled=settled, why=why)
+        state = replace(self, layer=layer, settled=settled)
         return state.with_network(Network.from_weights(weights), error) if error < self.error else state
 
     def counted(self) -> Reading:

@@ -1,18 +1,24 @@
-"""finish_exact: the last digits of all weights, and networks without a hidden layer, from exact answers."""
+"""The last digits of all weights, and networks without a hidden layer; fewer neurons where answers have few digits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.rounding import Rounding
+from unveil.identification.fitting.affine_part import affine_part
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.design import finish, fitted
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import affine_fit
+from unveil.identification.fitting.output_layer import Asked, affine_fit
+from unveil.identification.fitting.robust import trimmed_rms
+from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.validation import UNEXPLAINED
 from unveil.whitebox.network import Network
 
 # Answers per parameter for fitting all of them along a few directions, how far out they are, steps, and last ones in
@@ -25,6 +31,8 @@ CHEAP, PRODUCTS, IN_FULL = 1.0, 1e8, 3e10
 PRODUCTS_BEHIND, SETTLED, NO_MORE = 2.5e9, 0.1, 0.1
 # Answers that are left out of this fit are wrong by so much, relative to the largest, and at most so few.
 ROUGH, MOSTLY = 1e-5, 0.9
+# Steps of a fit to answers with few digits; what they are wrong by at most where neurons go, beside what they were.
+REFITS, AS_WELL = 4, 1.5
 USELESS = 0.02  # a network further than this from the answers, relative to the largest, is not worth any more of them
 POOL = 2000  # points that the last digits must suit
 
@@ -111,3 +119,45 @@ def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: float = PROD
 def _affine(setup: Setup) -> Network:
     """No neuron bends anything."""
     return Network.from_weights([affine_fit(*setup.log.all())])
+
+
+def settled_by_fresh(reading: Reading | None, noise: Rounding, network: Network) -> Network:
+    """With all weights fitted to the answers with few digits that fits are made to; where answers are exact as it is.
+    Queries: `0`"""
+    if noise.exact or reading is None or not reading.fresh.x:
+        return network
+    x, y = reading.fresh.all()
+    counts, sigma = noise.counts(x, y)
+    return fit(network, x, y, noise=SETTLED * sigma, steps=REFITS, counts=counts).network
+
+
+def leaner(reading: Reading, asked: Asked, network: Network, noise: Rounding) -> Network:
+    """Without neurons whose work the others can do, where a fit of noisy answers has kept some.
+
+    Most answers that it is fitted to lie apart from any hyperplane. Those that lines asked lie between two that are
+    close: these must not be explained worse than the whole network does. Queries: `0`
+    """
+    if not reading.fresh.x or noise.exact or any(affine_part(network)):
+        return network
+    x, y = reading.fresh.all()
+    counts, sigma = noise.counts(x, y)
+    if trimmed_rms(network, x, y, counts) > SLACK * sigma:
+        return network  # what it lacks is not known yet, and each fit of a smaller one would be as far off
+    sloped = bool(network.layers[-2:-1]) and network.layers[-2].activation.name != "relu"
+    if sloped or all_needed(network, x, y, counts):
+        return network
+    x_, y_ = asked.all()
+
+    def roundings(trial: Network) -> float:
+        return float(np.nan_to_num(np.abs(trial(x_) - y_) / noise.at(x_, y_), nan=np.inf).max())
+
+    most = max(UNEXPLAINED, AS_WELL * roundings(network))
+    return slimmed(
+        network,
+        x,
+        y,
+        sigma,
+        partial(settled_by_fresh, reading, noise),
+        counts=counts,
+        holds=lambda trial: roundings(trial) <= most,
+    )
