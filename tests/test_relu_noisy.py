@@ -296,13 +296,14 @@ def test_weights_that_few_inputs_tell_are_settled_by_more_of_these() -> None:
         off = rows.copy()
         off[0] += 0.003 * rng.standard_normal(8)
         network = uv.Network.from_weights([weights[0], (off, bias), weights[2]])
-        assert strays(uv.Network.from_weights(weights), attempt.reading, noise)[1] < UNEXPLAINED
-        there, most = strays(network, attempt.reading, noise)
+        assert strays(uv.Network.from_weights(weights), attempt.reading.fresh, noise)[1] < UNEXPLAINED
+        there, most = strays(network, attempt.reading.fresh, noise)
         assert (len(there) > 0) == (most > UNEXPLAINED)
         active = np.maximum(*(after(weights[:1], there) @ each[0] + bias[0] for each in (rows, off)))
         assert (active > 0).all()
-        seen = attempt._checked(network, noise)
-        _, then = attempt._told_by_few(network, seen, noise)
+        settling = attempt._settling(noise)
+        seen = settling.checked(network)
+        _, then = settling.settled(network)
         print(seed, seen.residual, then.residual, len(seen.wrong))
         better.append(then.residual < 0.1 * seen.residual)
     assert sum(better) >= 6

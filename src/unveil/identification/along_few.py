@@ -15,7 +15,8 @@ from unveil.identification.detect import curved
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import AffineMap, Asked
+from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked
+from unveil.identification.fitting.slimming import all_needed
 from unveil.identification.method import Identification
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.critical_points import ENOUGH_LEFT, FAR_WHEN_NOISY, CriticalPoints
@@ -24,6 +25,7 @@ from unveil.identification.piecewise_linear.few_directions import MANY, Directio
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.settling import STEADY
 from unveil.identification.piecewise_linear.wide_input import widen
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -35,9 +37,10 @@ Settler = Callable[[Identification, Oracle], Identification]
 FEW = 0.25
 # Share of what the budget leaves that readings along few directions may use, and how many of them are made at most.
 PART, READINGS = 0.5, 3
-# Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, steps of the
-# fit, and the error in standard deviations of an answer that ends it.
-RATIO, FURTHER, STEPS, STEADY = 2.0, 3.0, 6, 0.1
+# Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, and steps of
+# the fit.
+RATIO, FURTHER, STEPS = 2.0, 3.0, 6
+EACH = 4  # answers per input and neuron that tell whether the neurons of a layer are needed
 # Inputs that weigh so many times less than the heaviest one have weights measured by steps as much longer.
 LIGHT = 10.0
 SAME = 0.999  # rows of a larger cosine along the few directions are one neuron's
@@ -74,7 +77,7 @@ def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Gene
     complete network, or one that failed its check and is where a fit may begin; None where there are too few inputs or
     too many neurons for this to pay, or nothing came of it. Queries: those of `rounding`, of a line and of `read` along
     `READINGS` sets of directions at most, of `settle` and `widen`, `RATIO` per parameter, fewer with several outputs,
-    those of `CriticalPoints.judge` and, where neurons were only fitted, of `confirm`.
+    those of `CriticalPoints.settle` and, where neurons were only fitted, of `confirm`.
     """
     if oracle.within is not None or oracle.grid is not None or oracle.n < MANY or oracle.resolution < COARSE:
         return None
@@ -145,13 +148,13 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     network = widen(Probe(ask, noise, rng), few.network, seen.directions, nothing, origin)
     if network is None:
         return None
-    network, outcome, error, why = settled(network, oracle, noise, rng)
-    if outcome is not Outcome.complete or not _all_read(few):
-        # Of a network with neurons that are only fitted a fit tells whether all of them are needed.
-        outcome = Outcome.check_failed
-    stats: dict[str, Any] = {**few.stats, **_read(network, few, seen.directions)}
+    doubtful = not _all_read(few)
+    network, outcome, error, why = settled(network, oracle, noise, rng, doubtful=doubtful)
     told = [why] if why else []
-    if not _all_read(few):
+    doubtful &= outcome is not Outcome.complete
+    outcome = outcome if outcome is Outcome.complete else Outcome.check_failed
+    stats: dict[str, Any] = {**few.stats, **_read(network, few, seen.directions, doubtful)}
+    if doubtful:
         # Behind one that is only fitted a fit may have turned any weights along the other directions.
         rows, bias = stats["rows_read"]
         there = _met_again(Probe(ask, noise, rng), network, (rows, bias), error, oracle.ledger.left)
@@ -178,17 +181,25 @@ def _met_again(probe: Probe, network: Network, layer: AffineMap, off: float, mos
 
 
 def settled(
-    network: Network, oracle: Oracle, noise: Rounding, rng: np.random.Generator
+    network: Network, oracle: Oracle, noise: Rounding, rng: np.random.Generator, *, doubtful: bool = False
 ) -> tuple[Network, Outcome, float, str]:
-    """A nearly right network with all its weights fitted to fresh answers of few digits, judged as one that was read.
-    Queries: `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`."""
+    """A nearly right network with all its weights fitted to fresh answers of few digits, judged as one that was read,
+    and fitted again where it is wrong. `doubtful`: some of its neurons were only fitted before: it is complete where
+    the answers need each of them. Queries: `RATIO` per parameter, fewer with several outputs, and those of
+    `CriticalPoints.settle`."""
     x = oracle.sample(int(RATIO * parameters(network) / network.m), rng)
     x[::4] *= FURTHER
     x = oracle.nearest(both_sides(network, x))
-    y = oracle(x)
+    told = Asked(oracle, most=EVERYTHING)
+    told.hold(x, oracle(x))
+    x, y = told.all()
     counts, sigma = noise.counts(x, y)
     network = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts).network
-    outcome, seen, why = CriticalPoints().judge(network, oracle, rng=rng)
+    network, outcome, seen, why = CriticalPoints().settle(network, told, rng=rng)
+    if doubtful and outcome is Outcome.complete:
+        some = rng.permutation(len(x))[: EACH * (network.n + max(network.widths))]
+        if not all_needed(network, x[some], y[some], counts[some]):
+            outcome = Outcome.check_failed
     return network, outcome, seen.residual, why
 
 
@@ -215,10 +226,10 @@ def settled_in_units(
     return wide, outcome, seen.residual, why
 
 
-def _read(network: Network, few: Identification, directions: Directions) -> dict[str, Any]:
+def _read(network: Network, few: Identification, directions: Directions, doubtful: bool) -> dict[str, Any]:
     """What was read of the network, neuron by neuron: all of it, or the rows that were read along few directions."""
     hidden = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
-    if _all_read(few):
+    if not doubtful:
         return {"layers_read": hidden[:-1], "rows_partial": hidden[-1], "rows_read": hidden[0]}
     seen = hidden[0][0] @ directions.few
     layers = few.stats.get("layers_read") or [few.stats.get("rows_read", (seen[:0],))]

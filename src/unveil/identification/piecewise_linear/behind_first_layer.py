@@ -23,6 +23,7 @@ from unveil.identification.piecewise_linear.closing import (
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
+from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.followed_neurons import settle_wide
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -32,6 +33,7 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.rows_from_points import sharper_rows
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.sharpening import unmix, worst_sharpened
 from unveil.identification.piecewise_linear.sign_recovery import dependent, too_many
@@ -48,6 +50,9 @@ FOLLOWED, PATIENCE = 128, 0.8
 # So many breakpoints behind a first layer wider than its input are those of many layers where fewer than this share of
 # them are, to so much of its values, on hyperplanes of second-layer neurons that were followed.
 FOREIGN, FEW_ON, ON = 500, 0.2, 1e-6
+# Coordinates from which on breakpoints tell rows: derivatives along them are off by the root of their number, and what
+# they leave open there costs more than to ask.
+BY_POINTS = 64
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
 AGAIN, FEW_LINES = 3, 4
 PER_NEURON, SPARE = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
@@ -251,12 +256,13 @@ def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np
 def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFound, AffineMap, bool]:
     """The layer as all derivatives tell it, with neurons that only sharp rows show, and whether some are missing still.
     Queries: those of `missing`, and of `AGAIN` times `FEW_LINES` lines at most."""
+    by_points, had = frame.free and frame.d > BY_POINTS, 0
     for number in range(AGAIN + 1):
-        rows, bias, error = unmix(frame, found, layer)
-        straight = found.straight
-        turn = np.sign(np.einsum("kd,kd->k", rows, straight.rows))[:, None]
-        planes = Hyperplanes(turn * rows, turn[:, 0] * bias, straight.jump, error, straight.at)
-        found, layer = found.with_rows(planes), (rows, bias)
+        if by_points:
+            found = _told_by_points(setup, frame, found, had)
+            layer, had = turned(frame, found), len(found)
+        else:
+            found, layer = _unmixed(frame, found, layer)
         if not missing(setup.probe, frame, found):
             return found, layer, False
         if number == AGAIN:
@@ -268,6 +274,27 @@ def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) ->
         found = more
         layer = turned(frame, found)
     return found, layer, True
+
+
+def _unmixed(frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFound, AffineMap]:
+    """Rows as all derivatives measured on the way tell them."""
+    rows, bias, error = unmix(frame, found, layer)
+    straight = found.straight
+    turn = np.sign(np.einsum("kd,kd->k", rows, straight.rows))[:, None]
+    planes = Hyperplanes(turn * rows, turn[:, 0] * bias, straight.jump, error, straight.at)
+    return found.with_rows(planes), (rows, bias)
+
+
+def _told_by_points(setup: Setup, frame: Frame, found: LayerFound, known: int) -> LayerFound:
+    """Rows as breakpoints around their places tell them, the first `known` as they are; of those that no breakpoint
+    tells better the ones that are met at fresh places. Queries: those of `sharper_rows` and of `confirm`."""
+    new = found.straight[np.arange(known, len(found))]
+    sharp = sharper_rows(setup.probe, frame, new)
+    vague = np.flatnonzero(sharp.error >= new.error)
+    kept = np.ones(len(sharp), dtype=bool)
+    if len(vague):
+        kept[vague] = confirm(setup.probe, frame, new[vague], found.every).there
+    return found.keep(np.arange(known)).with_straight(sharp[kept])
 
 
 def _ended(setup: Setup, state: Reading) -> Reading:

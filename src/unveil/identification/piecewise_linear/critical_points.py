@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding, rows_for
 from unveil.identification.detect import curved
 from unveil.identification.fitting.affine_part import affine_part, sides_at_will, taken_in, with_slopes
-from unveil.identification.fitting.design import LARGE, around, finish, finish_around
-from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_silent, without_spare, without_twins
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.error_limits import FLOOR, allowed, few_digits, passes, strange, strays
+from unveil.identification.piecewise_linear.error_limits import FLOOR, allowed, passes, strange
 from unveil.identification.piecewise_linear.far_places import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.settling import Settling
 from unveil.identification.piecewise_linear.whole_fit import leaner, settled_by_fresh
-from unveil.identification.validation import FEWEST_IN_BOX, Validation, how_many, validate
+from unveil.identification.validation import Validation
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs: where answers are exact, so far over their relative rounding, between bounds;
 # where answers are noisy: what is further bends elsewhere, too, and biases drown out there.
 EXACT_REACH, REACHES, FAR_WHEN_NOISY = 1e-5, (50, 1e5), 20.0
-# Of answers with few digits all of a neuron that few inputs switch may be lost further out: usual points must tell, so
-# many fresh points in all.
-POINTS_OF_FEW = FEWEST_IN_BOX
 # Chords along which answers that stand still over short steps may jump; points that the last digits must suit.
 CHORDS, POOL = 16, 2000
-# A fit to more answers from where a network is wrong is made again where it leaves so much of its errors at most.
-BETTER = 0.7
 OF_ONE_VALUE = (
     "Of a function of one value only breakpoints and slopes show: neurons that are active on their other sides, or in "
     "more layers, may compute the same."
@@ -110,14 +102,27 @@ class CriticalPoints(Method):
         Returns:
             The outcome, what the check saw, and what there is to say; empty if nothing.
 
-        Queries: those of `rounding` and `_checked`
+        Queries: those of `rounding` and `Settling.checked`
         """
         attempt = _Attempt(self, oracle, rng)
-        frame = Frame.of_input(oracle.n, oracle.within)
-        rows = frame.sample(rows_for(oracle.resolution), rng)
-        noise = rounding(attempt.ask, rows, oracle.resolution, rng, oracle.uneven)
-        seen = attempt._checked(network, noise)
-        return attempt._judged(seen, noise), seen, " ".join(attempt.why)
+        settling = attempt._settling(attempt._rounding())
+        seen = settling.checked(network)
+        return attempt._judged(seen, settling.noise), seen, " ".join(attempt.why)
+
+    def settle(
+        self, network: Network, told: Asked, *, rng: np.random.Generator
+    ) -> tuple[Network, Outcome, Validation, str]:
+        """The same of a network that was fitted to these answers, with a fit to more of them from where it is wrong.
+
+        Returns:
+            The network as it is then, and what `judge` returns.
+
+        Queries: those of `rounding` and `Settling.settled`
+        """
+        attempt = _Attempt(self, told.oracle, rng)
+        settling = attempt._settling(attempt._rounding(), told)
+        network, seen = settling.settled(network)
+        return network, attempt._judged(seen, settling.noise), seen, " ".join(attempt.why)
 
 
 def _rank(found: Identification) -> tuple[bool, float]:
@@ -140,9 +145,8 @@ class _Attempt:
     def run(self) -> tuple[Identification, bool]:
         """The reading, and whether another one is worth its queries."""
         try:
-            oracle, frame = self.oracle, Frame.of_input(self.oracle.n, self.oracle.within)
-            rows = frame.sample(rows_for(oracle.resolution), self.rng)
-            noise = rounding(self.ask, rows, oracle.resolution, self.rng, oracle.uneven)
+            frame = Frame.of_input(self.oracle.n, self.oracle.within)
+            noise = self._rounding()
             self.stats["relative_rounding"] = noise.relative
             if curved(self.oracle, noise, self.rng):
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
@@ -157,7 +161,7 @@ class _Attempt:
                 return self._end(None, Outcome.check_failed, np.inf), False
             network = self._sloped(network, noise)
             network = network if self.reading is None else leaner(self.reading, self.ask, network, noise)
-            network, seen = self._told_by_few(network, self._checked(network, noise), noise)
+            network, seen = self._settling(noise).settled(network)
         except BudgetExceeded:
             network = self._partial("The budget ended")
             if self.reading is not None:
@@ -172,6 +176,17 @@ class _Attempt:
         many = self.reading is not None and self.reading.many is not None
         again = whole and not many and (outcome is not Outcome.complete or strange(seen, noise))
         return self._end(network, outcome, seen.residual), again
+
+    def _rounding(self) -> Rounding:
+        """How exact answers are."""
+        oracle = self.oracle
+        rows = Frame.of_input(oracle.n, oracle.within).sample(rows_for(oracle.resolution), self.rng)
+        return rounding(self.ask, rows, oracle.resolution, self.rng, oracle.uneven)
+
+    def _settling(self, noise: Rounding, told: Asked | None = None) -> Settling:
+        """How a network is held against fresh answers. `told`: those it was fitted to."""
+        fresh = told or (Asked(self.oracle) if self.reading is None else self.reading.fresh)
+        return Settling(self.ask, fresh, noise, self.method.accept, self.rng)
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines. What it
@@ -197,42 +212,6 @@ class _Attempt:
         if not whole:
             self._partial("It ended")
         return self.reading.network, whole
-
-    def _told_by_few(self, network: Network, seen: Validation, noise: Rounding) -> tuple[Network, Validation]:
-        """With numbers that few answers tell settled by answers like those, where that makes the errors smaller."""
-        accept, own = self.method.accept, self.oracle.resolution
-        off, most = strays(network, self.reading, noise)
-        with suppress(BudgetExceeded):
-            while strange(seen, noise) if noise.exact else len(off) or not passes(accept, seen, noise, own):
-                trial = self._around(network, np.concatenate([seen.wrong, off]), noise)
-                then = self._checked(trial, noise) if trial is not network else seen
-                off, now = strays(trial, self.reading, noise)
-                left = then.residual * max(then.roundings, now, 1.0) / (seen.residual * max(seen.roundings, most, 1.0))
-                network, seen, most = (trial, then, now) if left < 1 else (network, seen, most)
-                if not left <= BETTER:
-                    break
-        return network, seen
-
-    def _around(self, network: Network, wrong: Float[np.ndarray, "W n"], noise: Rounding) -> Network:
-        """A fit to answers from around these points as well; with few digits of all, and of more usual points."""
-        if noise.exact:
-            return finish_around(self.ask, network, wrong, self.rng) if len(wrong) else network
-        if self.reading is None or not (fresh := self.reading.fresh).x or not len(wrong):
-            return network
-        x = self.oracle.nearest(around(network, self.oracle, wrong, self.rng))
-        usual, few = self.oracle.sample(parameters(network) // network.m, self.rng), (x, self.ask(x))
-        fresh.keep(np.concatenate([x, usual]), np.concatenate([few[1], self.ask(usual)]))
-        # To these alone first: among all others they would count as few that are far off.
-        for first, (x, y) in ((int(parameters(network) > LARGE), few), (0, fresh.all())):
-            counts, sigma = noise.counts(x, y)
-            network = fit(network, x, y, noise=0.1 * sigma, first=first, counts=counts).network
-        return network
-
-    def _checked(self, network: Network, noise: Rounding) -> Validation:
-        """Errors at fresh points."""
-        fewest = min(POINTS_OF_FEW, self.oracle.ledger.left) if few_digits(noise.relative) else 0
-        count = max(how_many(self.oracle, network), int(fewest))
-        return validate(network, self.oracle, count, self.rng, FLOOR * noise.relative, noise=noise)
 
     def _judged(self, seen: Validation, noise: Rounding) -> Outcome:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""

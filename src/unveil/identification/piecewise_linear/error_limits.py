@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.rounding import COARSE, Rounding
-from unveil.identification.piecewise_linear.reading_state import Reading
+from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.validation import TAIL, UNEXPLAINED, Validation
 from unveil.whitebox.network import Network
 
@@ -47,12 +47,12 @@ def strange(seen: Validation, noise: Rounding) -> bool:
     return noise.exact and seen.residual > FLOOR * noise.relative and seen.tail > STRANGE
 
 
-def strays(network: Network, reading: Reading | None, noise: Rounding) -> tuple[Float[np.ndarray, "S n"], float]:
+def strays(network: Network, fresh: Asked, noise: Rounding) -> tuple[Float[np.ndarray, "S n"], float]:
     """Where answers with few digits are off by more than `UNEXPLAINED` times their rounding though they were fitted,
     and by how many times at most: one that tells a weight alone, and lies on the wrong side of a hyperplane."""
-    if noise.exact or reading is None or not reading.fresh.x:
+    if noise.exact or not fresh.x:
         return np.empty((0, network.n)), 0.0
-    x, y = reading.fresh.all()
+    x, y = fresh.all()
     times = (np.abs(network(x) - y) / noise.at(x, y)).max(axis=1)
     return x[~(times <= UNEXPLAINED)], float(np.nan_to_num(times, nan=np.inf).max())
 
