@@ -71,11 +71,12 @@ def test_a_layer_is_closed_with_its_signs_and_the_network_behind(dtype: type) ->
 
 def test_a_layer_with_another_one_behind_is_not_taken_for_the_last() -> None:
     for dtype in (np.float64, np.float32):
-        for seed in range(5):
+        for seed in range(10):
             rng = np.random.default_rng(seed)
             setup, state = begun(single(random_weights((8, 6, 5, 2), rng, bias=0.5)), dtype, rng)
             closed = close(setup, state)
-            assert not closed.whole
+            # A fit that comes near says that something is missing.
+            assert not closed.whole or closed.lacking
             assert closed.error > setup.fine
 
 
