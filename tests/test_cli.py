@@ -326,3 +326,21 @@ def test_numbers_without_a_bound_are_refused(tmp_path):
         ended = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out.npz")])
         assert ended.exit_code == 2, ended.output
         assert "finite" in ended.stderr
+
+
+def test_identify_tells_a_constant_and_an_affine_map_from_neurons(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "import numpy as np\n"
+        "def constant(x): return np.full((len(x), 2), [0.25, -3.5])\n"
+        "def affine(x): return x @ np.array([[1.0], [2.0], [-1.5]]) + 1\n"
+    )
+    for name, said in (
+        ("constant", "a constant, 0.25, -3.5, without a neuron"),
+        ("affine", "an affine map, without a"),
+    ):
+        told = CliRunner().invoke(
+            app, ["identify", f"{tmp_path / 'model.py'}:{name}", "--shape", "3", "--budget", "5000"]
+        )
+        assert said in told.output
+        assert " 1 neurons" not in told.output
+        assert ("Nothing to find" in told.output) == (name == "constant")

@@ -23,6 +23,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.settling import Settling
 from unveil.identification.piecewise_linear.sharpening import unmix
 from unveil.identification.validation import UNEXPLAINED
 
@@ -307,3 +308,18 @@ def test_weights_that_few_inputs_tell_are_settled_by_more_of_these() -> None:
         print(seed, seen.residual, then.residual, len(seen.wrong))
         better.append(then.residual < 0.1 * seen.residual)
     assert sum(better) >= 6
+
+
+def test_a_network_without_any_error_is_not_fitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is off by cannot become a smaller share of nothing."""
+    rng = np.random.default_rng(5)
+    weights = single(random_weights((6, 4, 1), rng, bias=0.5))
+    network = uv.Network.from_weights(weights)
+    oracle = uv.as_oracle(relu_net(weights, np.float32), 6, budget=20_000)
+    attempt = critical_points._Attempt(CriticalPoints(), oracle, rng)
+    noise = rounding(attempt.ask, rng.standard_normal((16, 6)), oracle.resolution, rng)
+    settling = attempt._settling(noise)
+    seen = replace(settling.checked(network), usual=0.0, further=0.0, roundings=99.0, wrong=np.ones((1, 6)))
+    monkeypatch.setattr(Settling, "checked", lambda *_: seen)
+    monkeypatch.setattr(Settling, "_around", lambda *_: uv.Network(network.layers))
+    assert settling.settled(network)[0] is network

@@ -298,3 +298,15 @@ def test_a_copy_behind_rounded_probabilities_is_as_good_as_they_are() -> None:
 
     # Log-ratios of small probabilities are off by a thousand times what the others are.
     assert_rate([off(seed) < 1e-3 for seed in range(5)], 0.8)
+
+
+def test_of_a_fit_that_exploded_nothing_is_taken_out() -> None:
+    """Its numbers have no squares: eigenvalues of them would be an error, not an answer."""
+    rng = np.random.default_rng(3)
+    (w, b), last = random_weights((3, 4, 1), rng, bias=0.5)
+    x = rng.standard_normal((50, 3))
+    for size in (1e160, 1e250):
+        network = uv.Network.from_weights([(size * w, b), last])
+        with np.errstate(all="ignore"):
+            assert slimmed(network, x, np.zeros((50, 1)), 1.0, lambda trial: trial).widths == (4, 1)
+            assert not all_needed(network, x, np.zeros((50, 1)))

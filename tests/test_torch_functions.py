@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unveil import BadInput, SourceError, from_torch
+from unveil import BadInput, SourceError, as_oracle, from_torch
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
@@ -89,3 +89,17 @@ def test_sequences_are_convolved_and_pooled(seed):
 def test_what_cannot_be_represented_is_refused_in_words(forward, told):
     with pytest.raises((BadInput, SourceError), match=told):
         from_torch(Picture(forward), (2, 6, 6))
+
+
+def test_what_torch_saved_is_told_apart_and_what_to_do_with_it(tmp_path) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    torch.save({"model": net.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
+    torch.save(net, tmp_path / "whole.pt")
+    for name, what in (("weights", "weights, and not"), ("checkpoint", "weights, and not"), ("whole", "whole module")):
+        with pytest.raises(SourceError, match=f"holds .*{what}.*--module FILE.PY:NAME") as told:
+            as_oracle(str(tmp_path / f"{name}.pt"), 4)
+        assert "corrupted" not in str(told.value)
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    answers = as_oracle(str(tmp_path / "weights.pt"), 4, module=nn.Sequential(*net))(x)
+    np.testing.assert_allclose(answers, net(torch.tensor(x, dtype=torch.float32)).detach().numpy(), rtol=1e-5)

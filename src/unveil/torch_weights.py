@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import pickletools
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from unveil.outcome import BadInput, SourceError
 
+# What the pickle of a state dictionary names, besides which nothing is made when it is read.
+OF_WEIGHTS = ("torch", "torch._utils", "torch.nn.parameter", "collections")
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -55,3 +59,23 @@ def with_weights(module: Any, path: str | Path) -> Any:
         first = " ".join(str(error).split())
         raise BadInput(f"the weights in {path.name} do not fit {type(made).__name__}: {first:.300}") from None
     return made.eval()
+
+
+def saved_by_torch(path: Path) -> str:
+    """What `torch.save` put into a file: "weights", "a whole module", or "" where it is none of its files.
+
+    The pickle inside is looked through, never run.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            inside = {Path(name).name: name for name in file.namelist()}
+            if "data.pkl" not in inside or "constants.pkl" in inside:
+                return ""
+            named = [
+                str(arg).split()[0]
+                for code, arg, _ in pickletools.genops(file.read(inside["data.pkl"]))
+                if code.name == "GLOBAL"
+            ]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return ""
+    return "weights" if all(each in OF_WEIGHTS for each in named) else "a whole module"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,13 @@ from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, InputsFile, Scale, Source, require_gradient
 from unveil.cli.stopping import stopping
 from unveil.identification.methods import METHODS, method_named
+
+if TYPE_CHECKING:
+    from unveil.outcome import Outcome
+    from unveil.whitebox.network import Network
+
+
+MOST = 10  # numbers of a constant that are written out
 
 
 @command
@@ -91,7 +98,7 @@ def identify(
     if found.network is not None:
         off = "largest error on fresh inputs" if found.labels is None else "share of fresh inputs with another label"
         lines.append(
-            f"{found.method}: {' - '.join(str(layer.neurons) for layer in found.network.layers)} neurons, "
+            f"{found.method}: {_what(found.network, found.outcome)}, "
             f"{off} {found.residual:.2g}, {found.queries:,} queries"
         )
         if out is not None:
@@ -110,3 +117,12 @@ def identify(
     }
     common.tell(figures, *lines)
     common.end(found.outcome)
+
+
+def _what(network: Network, outcome: Outcome) -> str:
+    """What the network found is."""
+    if len(network.layers) > 1:
+        return f"{' - '.join(str(layer.neurons) for layer in network.layers)} neurons"
+    if outcome.name == "nothing_to_find":
+        return f"a constant, {', '.join(f'{each:.6g}' for each in network.layers[0].bias[:MOST])}, without a neuron"
+    return "an affine map, without a neuron"

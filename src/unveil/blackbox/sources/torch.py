@@ -17,8 +17,16 @@ from unveil.blackbox.sources.held_inputs import HeldInputs
 from unveil.blackbox.sources.lent import Lent
 from unveil.blackbox.sources.structured import part_of
 from unveil.outcome import BadInput, SourceError
-from unveil.torch_weights import with_weights
+from unveil.torch_weights import saved_by_torch, with_weights
 
+# What to do with what torch saved that is no TorchScript.
+WHAT_TO_DO = {
+    "weights": ", and not what is computed with them; give the module they belong to, or its class: module= (--module "
+    "FILE.PY:NAME)",
+    "a whole module": " as a pickle, which can run anything and is never opened; if you trust it, load it yourself and "
+    "pass the module, save it as TorchScript (torch.jit.script(...).save), or save its weights alone "
+    "(module.state_dict()) and give its class: module= (--module FILE.PY:NAME)",
+}
 _HALF_BITS = {"torch.float16": HALF, "torch.bfloat16": 8}
 
 
@@ -97,6 +105,8 @@ class TorchSource:
             # torch.jit.load has its own reader, which builds tensors and nothing else; Python's pickle never runs.
             module = torch.jit.load(str(path), map_location="cpu")
         except Exception as error:
+            if holds := saved_by_torch(path):
+                raise SourceError(f"{shown(path.name)} holds {holds}{WHAT_TO_DO[holds]}") from None
             raise SourceError(
                 f"{shown(path.name)} cannot be loaded as TorchScript: {first_line(error)}; of torch, only TorchScript "
                 "files and nn.Module objects are taken: save it with torch.jit.script(...).save, export it to ONNX, or "

@@ -29,6 +29,7 @@ NEEDED, ALONE = 10.0, 1e3
 
 REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
 HEARD = 1e-6  # share of what the most heard neuron of a layer sends on below which one is tried without
+LARGEST = 1e150  # numbers whose squares are still numbers
 UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
 
 Fit = Callable[[Network], Network]
@@ -65,7 +66,7 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
     count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
     # Which neurons of the network as it is now each layer has; those that were missed are not tried again.
     stay, needed = [np.arange(layer.neurons) for layer in network.layers[:-1]], set[tuple[int, int]]()
-    while True:
+    while _bounded(network, x):
         order = _order(network, x)
         free = [(depth, neuron) for depth, neuron in order if (depth, int(stay[depth][neuron])) not in needed]
         if not set(free) & set(order[:TRIES]):
@@ -79,6 +80,7 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
             count = max(1, count // 4)
         else:
             needed |= {(depth, int(stay[depth][neuron])) for depth, neuron in gone}
+    return network
 
 
 def without_surplus(
@@ -107,6 +109,11 @@ def without_surplus(
     return polish(smaller, x, y, noise=0.3 * noise, steps=60, weight=weight)
 
 
+def _bounded(network: Network, x: Float[np.ndarray, "N n"]) -> bool:
+    """Whether what neurons see has squares that are numbers: of a fit that exploded nothing is taken out."""
+    return all(bool((np.abs(z) < LARGEST).all()) for z in network.preactivations(x))
+
+
 def _hardly_heard(network: Network, x: Float[np.ndarray, "N n"]) -> bool:
     """Whether some hidden neuron sends on next to nothing beside the others of its layer."""
     for depth in range(len(network.layers) - 1):
@@ -126,6 +133,8 @@ def all_needed(
     do in a sum: two neurons with the same hyperplane, on the same side or on opposite ones, do not pass. `x`: where was
     asked: several times as many as there are neurons in a layer and inputs to it. `counts`: as of `slimmed`.
     """
+    if not _bounded(network, x):
+        return False
     error = rms(network, x, y, counts)
     for depth in range(len(network.layers) - 1):
         before = Network(network.layers[:depth])(x) if depth else x

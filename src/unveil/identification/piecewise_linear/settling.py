@@ -70,11 +70,10 @@ class Settling:
                 off, now = strays(trial, self.fresh, self.noise)
                 left = then.residual * max(then.roundings, now, 1.0)
                 whole = seen.residual * max(seen.roundings, most, 1.0)
-                better, again = left < whole, left <= BETTER * whole
-                if better:
+                if left < whole:
                     network, seen, most = trial, then, now
-                if not again:
-                    break
+                if left >= whole or left > BETTER * whole:
+                    break  # what is off by nothing gains nothing, however often it is fitted again
         return network, seen
 
     def _doubtful(self, seen: Validation, off: Float[np.ndarray, "S n"]) -> bool:
