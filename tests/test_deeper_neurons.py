@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.critical_point import (
     zeros,
 )
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
-from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.derivative_sums import Moving, judged, whole
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
@@ -34,6 +34,7 @@ from unveil.identification.piecewise_linear.layer_candidates import Views, candi
 from unveil.identification.piecewise_linear.neuron import Neuron, confirmed
 from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.weight_completion import FIRM, complete_weights, places
 
 
@@ -267,12 +268,12 @@ def test_no_step_changes_a_state_that_was_handed_on() -> None:
     rows, bias = weights[0][0] / size[:, None], weights[0][1] / size
     planes = Hyperplanes(rows, bias, np.ones((6, 1)), np.full(6, 1e-12), np.zeros((6, 8)))
     first = LayerFound.nothing(frame, 1).with_straight(planes)
-    setting = Setting.of(Probe(ask, noise, rng), ask, frame, 100.0, 1e-7)
+    setup = Setup(Probe(ask, noise, rng), ask, 100.0, 24, 8)
     (line,) = line_search(ask, *frame.lines(1, 100.0, rng), noise, rng)
     x = frame.sample(3, rng)
     stations = [Station(*each, 0.0) for each in zip(x, relu_gradients(weights, x), strict=True)]
-    begun = Deeper.begun(frame, (first.rows, first.bias), first, [], stations)
-    states = list(read_deeper(setting, replace(begun, lines=(line,)), 24))
+    begun = Deeper.begun(setup, frame, (first.rows, first.bias), first, [], stations)
+    states = list(read_deeper(setup, replace(begun, lines=(line,)), 24))
     assert states[-1].residual < 1e-7
     # Counts only grow, and what an earlier state had met is the beginning of what a later one has, layer by layer.
     for before, after in pairwise(states):

@@ -16,7 +16,7 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
 from unveil.identification.piecewise_linear.candidates import _more_behind, by_evidence, merge_points
 from unveil.identification.piecewise_linear.deeper_layers import _nearer, close
-from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
+from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -52,7 +52,6 @@ class Begun:
         noise = rounding(self.log, self.frame.sample(4, self.rng), self.log.oracle.resolution, self.rng)
         self.probe = Probe(self.log, noise, self.rng)
         self.setup = Setup(self.probe, self.log, 100.0, 24, 8)
-        self.setting = Setting.of(self.probe, self.log, self.frame, 100.0, 1e-7)
         rows, bias = self.weights[0]
         size = np.linalg.norm(rows, axis=1)
         self.layer = (rows / size[:, None], bias / size)
@@ -63,7 +62,7 @@ class Begun:
         self.stations = [Station(*each, 0.0) for each in zip(x, relu_gradients(self.weights, x)[:, :1], strict=True)]
 
     def deeper(self) -> Deeper:
-        return Deeper.begun(self.frame, self.layer, self.first, [], [])
+        return Deeper.begun(self.setup, self.frame, self.layer, self.first, [], [])
 
     def off(self, network: Network) -> float:
         x = 2 * self.rng.standard_normal((500, self.n))
@@ -105,7 +104,7 @@ def test_critical_points_become_the_last_hidden_layer(seed: int) -> None:
     base, direction, low, high = one.frame.lines(8, 100.0, one.rng)
     lines = line_search(one.probe.ask, base, direction, low, high, one.probe.noise, one.rng)
     begun = replace(one.deeper(), seen=seen, lines=tuple(lines), stations=tuple(one.stations))
-    state = merge_points(one.setting, begun)
+    state = merge_points(one.setup, begun)
     neurons = state.candidates.neurons
     assert len(neurons) == 4
     size = np.linalg.norm(one.weights[0][0], axis=1)
@@ -120,7 +119,7 @@ def test_critical_points_become_the_last_hidden_layer(seed: int) -> None:
         assert state.few_open
     # No step changes what was handed to it; nothing met leaves nothing to merge.
     assert begun.candidates.neurons == ()
-    assert merge_points(one.setting, one.deeper()).candidates.neurons == ()
+    assert merge_points(one.setup, one.deeper()).candidates.neurons == ()
 
 
 def test_a_layer_is_not_the_last_where_most_of_what_is_left_is_passed_on() -> None:
@@ -145,7 +144,7 @@ def test_a_layer_that_explains_the_answers_is_the_last_one() -> None:
         lines = line_search(one.probe.ask, base, direction, low, high, one.probe.noise, one.rng)
         one.log(one.frame.sample(300, one.rng))
         begun = replace(one.deeper(), seen=(*seen, *foreign), lines=tuple(lines), stations=tuple(one.stations))
-        state = merge_points(one.setting, begun)
+        state = merge_points(one.setup, begun)
         assert len(state.layers) == 1
         ended.append(state.last)
     assert any(ended)
@@ -158,19 +157,19 @@ def test_neurons_close_into_the_network_or_are_found_wanting() -> None:
         size = np.linalg.norm(one.weights[0][0], axis=1)
         layer = (one.weights[1][0] * size, one.weights[1][1])
         one.log(one.frame.sample(300, one.rng))
-        state, error = close(one.setting, one.deeper().ending(layer))
+        state, error = close(one.setup, one.deeper().ending(layer), 1e-7)
         closed.append(error < 1e-9)
         # No network is called better than it is.
         assert state.network is None or one.off(state.network) < max(1e-9, 10 * error)
         assert error > 1e-9 or not len(state.wrong)
         few = (layer[0][:3], layer[1][:3])
-        lacking, off = close(one.setting, one.deeper().ending(few))
+        lacking, off = close(one.setup, one.deeper().ending(few), 1e-7)
         # Without one of its neurons it is wrong somewhere, and says so.
         assert off > 1e-6
         assert lacking.network is None or one.off(lacking.network) > 1e-6
     assert sum(closed) >= 5
     # With points met that nothing explains there is nothing to close.
-    nothing, off = close(one.setting, replace(one.deeper(), candidates=Candidates(open=9)))
+    nothing, off = close(one.setup, replace(one.deeper(), candidates=Candidates(open=9)), 1e-7)
     assert (nothing.network, off) == (None, np.inf)
 
 
@@ -372,7 +371,7 @@ def test_a_neuron_followed_far_out_is_met_again_nearby_and_told_better_there() -
         size = float(np.linalg.norm(row))
         vague = row / size + 1e-7 * begun.rng.standard_normal(8)
         neuron = Neuron.given(vague, float(c[0]) / size + 1e-6, 1e-7)
-        seen = _nearer(begun.setting, begun.deeper(), neuron)
+        seen = _nearer(begun.setup, begun.deeper(), neuron)
         if seen is None:
             continue
         assert np.linalg.norm(seen.x) < 10 * begun.probe.noise.size

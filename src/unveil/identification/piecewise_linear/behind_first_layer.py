@@ -21,7 +21,7 @@ from unveil.identification.piecewise_linear.closing import (
     weighted_spread,
 )
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
-from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.followed_neurons import settle_wide
@@ -100,7 +100,6 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         if len(now.layers) > 1 or now.network is not None:
             return
         # Nothing behind the first layer came out: there may be one wide layer rather than many.
-    setting = _setting(setup, state, state.frame)
     stations: list[Station] = []
     if few and len(found) >= MANY_NEURONS and not dependent(found.rows).any():
         state, given, stations = _where_all_are_active(setup, state, layer)
@@ -108,8 +107,11 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     if state.whole or state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
-    begun = Deeper.begun(setting.frame, layer, found, given, stations)
-    for now in _deeper_states(setup, setting, state, begun):
+    begun = Deeper.begun(setup, first.frame, layer, found, given, stations)
+    if _fitted_later(setup, first):
+        # Errors that a fit of all weights takes away later need not be read away.
+        begun = replace(begun, fine=ROUGH)
+    for now in _deeper_states(setup, state, begun):
         yield now
     if now.spent and now.network is None and few and state.frame.free:
         yield from behind_crowded(setup, replace(first, why=()))
@@ -131,15 +133,9 @@ def _fitted_later(setup: Setup, state: Reading) -> bool:
     return bool(setup.inputs) and first is not None and fit_is_cheap(setup, state, first.rows.size)
 
 
-def _setting(setup: Setup, state: Reading, frame: Frame) -> Setting:
-    """What all steps share; errors that a fit of all weights takes away later need not be read away."""
-    fine = ROUGH if _fitted_later(setup, state) else setup.fine
-    return Setting.of(setup.probe, setup.log, frame, setup.far, fine)
-
-
-def _deeper_states(setup: Setup, setting: Setting, state: Reading, begun: Deeper) -> Iterator[Reading]:
+def _deeper_states(setup: Setup, state: Reading, begun: Deeper) -> Iterator[Reading]:
     state = replace(state, wrong=state.wrong[:0])
-    for deeper in read_deeper(setting, begun, setup.most_lines):
+    for deeper in read_deeper(setup, begun, setup.most_lines):
         sizes = [len(w) for w, _ in deeper.layers[1:]] + [len(deeper.candidates.neurons)]
         told = [{"neurons": k, "lines": len(deeper.lines), "bent": 0} for k in sizes]
         layers = tuple(deeper.layers) if state.settled else ()

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from unveil.identification.fitting.output_layer import AffineMap, Unsigned, after, explain
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import passed_on
-from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Points, Setting
+from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Points
 from unveil.identification.piecewise_linear.derivative_sums import judged, signs, told, whole
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
 from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, confirmed, deviations, distinct
+from unveil.identification.piecewise_linear.reading_state import Setup
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
 OFTEN = 4
@@ -31,21 +32,21 @@ TRIES = 2  # how often the signs of the same neurons are looked for
 LOOKS, POOL = 60, 300
 
 
-def merge_points(setting: Setting, state: Deeper) -> Deeper:
+def merge_points(setup: Setup, state: Deeper) -> Deeper:
     """Merge the critical points; where the next layer shows itself whole, read on behind it. Queries: those of `signs`
     and `leaks` for every set of neurons that may be a whole layer."""
     while True:
-        state, met = _merged(state, state.parallel and state.follows(setting.frame))
+        state, met = _merged(state, state.parallel and state.follows)
         # A fit that explains nearly all answers may end behind too few layers, where the next one hardly ever switches:
         # then critical points gather that it does not explain.
         if state.few_open:
             return state
-        state, layer = _layer(setting, state, met)
+        state, layer = _layer(setup, state, met)
         if layer is None:
             return state
         if not _more_behind(state, layer):
             unsigned = Unsigned(state.layers, *layer, np.ones(layer[0].shape, dtype=bool))
-            if explain(unsigned, setting.log, setting.probe.noise.size, ROUGH)[2].mean() > HALF:
+            if explain(unsigned, setup.log, setup.probe.noise.size, ROUGH)[2].mean() > HALF:
                 return state.ending(layer)
         state = state.behind(layer)
 
@@ -98,15 +99,15 @@ def _neuron(one: Candidate, views: Views, before: tuple[Candidate, Neuron] | Non
     return one.neuron(views)
 
 
-def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
+def _layer(setup: Setup, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
     """The layer being read, signs settled, if the neurons merged so far contain it whole."""
-    layers, points = state.layers, setting.points
+    layers, points = state.layers, state.points
     sure, perhaps = by_evidence(state.candidates.merged, met)
     if not sure and not perhaps:
         return state, None
-    pool = _pool(setting, state)
+    pool = _pool(setup, state)
     state = state.measured()
-    stations = told(setting.probe, layers, [*sure, *perhaps], state.candidates.moving, pool)
+    stations = told(setup.probe, layers, [*sure, *perhaps], state.candidates.moving, pool)
     state = replace(state, stations=(*state.stations, *stations)).measured()
     chosen = whole(sure, perhaps, state.candidates.moving)
     if chosen is None:
@@ -119,11 +120,11 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Aff
         return state, None
     rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
     doubt = max(float(np.sqrt(np.trace(n.spread[:-1, :-1]))) for n in chosen)
-    layer, stations = signs(setting.probe, layers, (rows, bias), pool, doubt)
+    layer, stations = signs(setup.probe, layers, (rows, bias), pool, doubt)
     state, refuted = replace(state, stations=(*state.stations, *stations)), 1
     if layer is not None:
-        x = setting.probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
-        right, wrong = leaks(setting.probe, layers, layer, x, LOOKS, doubt)
+        x = setup.probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
+        right, wrong = leaks(setup.probe, layers, layer, x, LOOKS, doubt)
         state, refuted = replace(state, right=right, wrong=wrong), TRIES
         if not len(wrong):
             return replace(state, error=max(state.error, _doubt(state, points, chosen))), layer
@@ -142,11 +143,11 @@ def by_evidence(merged: Sequence[Neuron], met: Confirmed) -> tuple[list[Neuron],
     return sure, perhaps
 
 
-def _pool(setting: Setting, state: Deeper) -> Float[np.ndarray, "N n"]:
+def _pool(setup: Setup, state: Deeper) -> Float[np.ndarray, "N n"]:
     """Where derivatives may be measured."""
-    layer, pool = state.layers[0], [setting.points.out(POOL, scale) for scale in SCALES[:2]]
-    if len(state.layers) == 1 and len(layer[0]) <= setting.frame.d and setting.frame.free:
-        pool.append(setting.frame.after(*layer).sample(POOL, setting.probe.rng))
+    layer, pool = state.layers[0], [state.points.out(POOL, scale) for scale in SCALES[:2]]
+    if len(state.layers) == 1 and len(layer[0]) <= state.frame.d and state.frame.free:
+        pool.append(state.frame.after(*layer).sample(POOL, setup.probe.rng))
     return np.concatenate(pool)
 
 

@@ -20,11 +20,12 @@ from unveil.identification.piecewise_linear.critical_point import (
     measure_normals,
     met,
 )
-from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Setting, refuting
+from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, refuting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, expected
 from unveil.identification.piecewise_linear.partial_network import alike, local
+from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.weight_completion import (
     REACH,
     TRIES,
@@ -55,8 +56,8 @@ SEVERAL, NEXT = 3, 0.1
 FAR, NEARBY, HALVINGS, HIT = 20.0, 300, 50, 0.01
 
 
-def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[Deeper]:
-    """Search lines until everything asked is explained to within `setting.fine`, and fresh points too.
+def read_deeper(setup: Setup, state: Deeper, most_lines: int) -> Iterator[Deeper]:
+    """Search lines until everything asked is explained to within `state.fine`, and fresh points too.
 
     `most_lines`: lines for the first layer; `EFFORT` times as many are searched. Yields what was read so far, after
     every line; the last one is the result.
@@ -64,33 +65,33 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
     for _ in range(EFFORT * most_lines):
         more = True
         while more:
-            state = merge_points(setting, state)
+            state = merge_points(setup, state)
             # Parallel rows leave unknown weights that are found nowhere.
             looked = (
-                _followed(setting, state) or _completed(setting, state, CHEAP)
+                _followed(setup, state) or _completed(setup, state, CHEAP)
                 if state.parallel
-                else _completed(setting, state, CHEAP) or _followed(setting, state)
+                else _completed(setup, state, CHEAP) or _followed(setup, state)
             )
             state, more = looked or state, looked is not None
-        settled = state.follows(setting.frame) and all(n.known.all() for n in state.candidates.neurons)
+        settled = state.follows and all(n.known.all() for n in state.candidates.neurons)
         enough = (ROUGH if settled else COARSE) if state.parallel else 0.0
-        held = setting._replace(fine=max(setting.fine, enough))
-        state, error = close(held, state)
+        fine = max(state.fine, enough)
+        state, error = close(setup, state, fine)
         yield state
-        if error < held.fine or state.spent:
+        if error < fine or state.spent:
             return
         before = len(state.seen)
-        state = _another_line(setting, state)
+        state = _another_line(setup, state)
         state = replace(state, barren=0 if len(state.seen) > before else state.barren + 1)
         if state.barren:
-            state = _completed(setting, state, DEAR) or state
+            state = _completed(setup, state, DEAR) or state
 
 
-def _followed(setting: Setting, state: Deeper) -> Deeper | None:
+def _followed(setup: Setup, state: Deeper) -> Deeper | None:
     """With a neuron that is followed from a critical point that none explains, behind parallel rows none known whole,
     the nearest first; None if none."""
     examined = state.examined
-    if not state.follows(setting.frame):
+    if not state.follows:
         return None
     explained = {i for n in state.candidates.neurons if n.known.all() or not state.parallel for i in n.members}
     for seen in sorted(
@@ -100,10 +101,10 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
         if seen in examined:
             continue
         examined |= {seen}
-        neuron = _follow(setting, state, seen)
-        if neuron is not None and np.linalg.norm(seen.x) > FAR * setting.probe.noise.size:
-            near = _nearer(setting, state, neuron)
-            neuron = (_follow(setting, state, near) if near else None) or neuron
+        neuron = _follow(setup, state, seen)
+        if neuron is not None and np.linalg.norm(seen.x) > FAR * setup.probe.noise.size:
+            near = _nearer(setup, state, neuron)
+            neuron = (_follow(setup, state, near) if near else None) or neuron
         if neuron is not None:
             old = state.candidates
             candidates = replace(old.with_given([neuron]), proven=old.proven | {neuron.key})
@@ -111,20 +112,20 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
     return replace(state, examined=examined) if examined != state.examined else None
 
 
-def _follow(setting: Setting, state: Deeper, seen: CriticalPoint) -> Neuron | None:
+def _follow(setup: Setup, state: Deeper, seen: CriticalPoint) -> Neuron | None:
     """The neuron followed from a critical point. Queries: those of `follow`."""
     layer = state.layers[0]
-    one = follow(setting.probe, layer, seen)
+    one = follow(setup.probe, layer, seen)
     key = min((n.key for n in state.candidates.merged), default=0)
     return None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
 
 
-def _nearer(setting: Setting, state: Deeper, neuron: Neuron) -> CriticalPoint | None:
+def _nearer(setup: Setup, state: Deeper, neuron: Neuron) -> CriticalPoint | None:
     """A critical point of a neuron that was followed far out, where inputs are usual: there it is told better. Queries:
     those of a line search and of `measure_normals`."""
-    layers, probe = state.layers, setting.probe
+    layers, probe = state.layers, setup.probe
     for scale in SCALES:
-        x = setting.points.out(NEARBY, scale)
+        x = state.points.out(NEARBY, scale)
         z = after(layers, x) @ neuron.weights + neuron.bias
         if not (z > 0).any() or not (z <= 0).any():
             continue
@@ -145,31 +146,31 @@ def _nearer(setting: Setting, state: Deeper, neuron: Neuron) -> CriticalPoint | 
     return None
 
 
-def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
+def _completed(setup: Setup, state: Deeper, most: int) -> Deeper | None:
     """With unknown weights looked for where they have just begun to matter; None if there is nowhere to look."""
-    candidates, layers, rng = state.candidates, state.layers, setting.probe.rng
+    candidates, layers, rng = state.candidates, state.layers, setup.probe.rng
     neurons = [*candidates.neurons, *candidates.alone] if state.nearly else list(candidates.certain)
     if all(n.known.all() for n in neurons):
         return None
-    base = setting.points.usual(ANYWHERE)
+    base = state.points.usual(ANYWHERE)
     direction = rng.standard_normal(base.shape)
     unknown = [i for n in neurons if not n.known.all() for i in n.members[:POINTS] for _ in range(BESIDE)]
-    beside = [_beside(setting, state, i) for i in unknown]
+    beside = [_beside(setup, state, i) for i in unknown]
     few = np.flatnonzero(~np.all([n.known for n in neurons], axis=0))
-    beside += [_barely(setting, state, int(j)) for j in np.repeat(few, BARELY)]
+    beside += [_barely(setup, state, int(j)) for j in np.repeat(few, BARELY)]
     base = np.concatenate([base, *(b[None] for b, _ in beside)])
     direction = np.concatenate([direction, *(d[None] for _, d in beside)])
-    base, direction = _legal(setting.frame, base, direction)
+    base, direction = _legal(state.frame, base, direction)
     # Where more is known of a neuron, how large its other weights may be is known better.
     so_far = [(n.key, int(n.known.sum())) for n in neurons]
     tried = Counter(
         {(i, j): candidates.tried[*so_far[i], j] for i, n in enumerate(neurons) for j in range(len(n.known))}
     )
-    there = places(layers, neurons, base, direction, tried, most, setting.frame)
+    there = places(layers, neurons, base, direction, tried, most, state.frame)
     missing = sum(int((~n.known).sum()) for n in neurons)
     there = there[: max(AT_ONCE, int(SHARE * missing))]
-    if not there and setting.frame.free:
-        size = setting.probe.noise.size / np.sqrt(setting.frame.d)
+    if not there and state.frame.free:
+        size = setup.probe.noise.size / np.sqrt(state.frame.d)
         there, nowhere = roomy_places(layers, neurons, tried, size, AT_ONCE)
         never = Counter({(*so_far[i], j): TRIES for i, j in nowhere})
         candidates = replace(candidates, tried=candidates.tried + never)
@@ -177,7 +178,7 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
             return replace(state, candidates=candidates)
     if not there:
         return None
-    seen, lines = complete_weights(setting.probe, layers, neurons, there, setting.frame)
+    seen, lines = complete_weights(setup.probe, layers, neurons, there, state.frame)
     now = candidates.tried + Counter((*so_far[place.neuron], place.unknown) for place in there)
     candidates = replace(candidates, tried=now)
     return replace(state, candidates=candidates, seen=(*state.seen, *seen), lines=(*state.lines, *lines))
@@ -196,9 +197,9 @@ def _legal(
     return base + middle * direction, half / REACH * direction
 
 
-def _beside(setting: Setting, state: Deeper, i: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def _beside(setup: Setup, state: Deeper, i: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """A line across a hyperplane close to where it was met, but where something else is active before it."""
-    seen, rng = state.seen[i], setting.probe.rng
+    seen, rng = state.seen[i], setup.probe.rng
     normal = seen.normal
     v = rng.standard_normal(len(normal))
     v -= normal * (normal @ v)
@@ -207,11 +208,11 @@ def _beside(setting: Setting, state: Deeper, i: int) -> tuple[Float[np.ndarray, 
     return seen.x + (t[piece] + t[piece + 1]) / 2 * v, normal
 
 
-def _barely(setting: Setting, state: Deeper, j: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def _barely(setup: Setup, state: Deeper, j: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """A line along which one value of the last layer read stays as it is, hardly more than zero. Where neurons are
     parallel, it is active without the others nowhere else."""
-    (*before, (W, b)), rng = state.layers, setting.probe.rng
-    x = setting.points.usual(1)[0]
+    (*before, (W, b)), rng = state.layers, setup.probe.rng
+    x = state.points.usual(1)[0]
     h, J = local(before, x)
     normal, z = W[j] @ J, float(W[j] @ h + b[j])
     # Where nothing it sums up is active nothing moves it, and any line is as good.
@@ -221,13 +222,13 @@ def _barely(setting: Setting, state: Deeper, j: int) -> tuple[Float[np.ndarray, 
     return x + normal * (least - z) / size**2, v - normal * (normal @ v) / size**2
 
 
-def _another_line(setting: Setting, state: Deeper) -> Deeper:
+def _another_line(setup: Setup, state: Deeper) -> Deeper:
     """A line through a point that is not explained yet, if there is one; else a random one."""
-    state, (probe, frame, rng) = replace(state, turn=state.turn + 1), (setting.probe, setting.frame, setting.probe.rng)
+    state, (probe, frame, rng) = replace(state, turn=state.turn + 1), (setup.probe, state.frame, setup.probe.rng)
     if state.last and len(state.unexplained) >= SEVERAL and state.turn % 2:
         # What was met here again and again begins no neuron: pieces next to these say more of it.
-        x, normal = _beside(setting, state, int(rng.choice(state.unexplained)))
-        reach = np.array([NEXT * float(np.linalg.norm(x) + setting.probe.noise.size)])
+        x, normal = _beside(setup, state, int(rng.choice(state.unexplained)))
+        reach = np.array([NEXT * float(np.linalg.norm(x) + setup.probe.noise.size)])
         base, direction, low, high = x[None], normal[None], -reach, reach
     elif len(state.wrong) and len(state.right) and state.barren % 3 < 2 and state.turn % ANYWAY:
         # Not always the nearest: a fit that is wrong somewhere goes through some of the points there by chance.
@@ -235,7 +236,7 @@ def _another_line(setting: Setting, state: Deeper) -> Deeper:
         good = alike(state.layers, bad[None], state.right, rng, GOOD + MORE * state.barren)[0]
         base, direction, low, high = bad[None], (good - bad)[None], np.array([-0.1]), np.array([1.0])
     else:
-        base, direction, low, high = frame.lines(1, setting.points.far, rng)
+        base, direction, low, high = frame.lines(1, state.points.far, rng)
     room = frame.room(base, direction)
     low, high = np.maximum(low, room[0]), np.minimum(high, room[1])
     if not (low < high).all():
@@ -256,7 +257,7 @@ NEARLY = 0.95  # a fit that explains more of the answers lacks a neuron at most
 SETTLED_AT = 4000  # points that the last digits must suit
 
 
-def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
+def close(setup: Setup, state: Deeper, fine: float) -> tuple[Deeper, float]:
     """The neurons met so far as the last hidden layer.
 
     With the network, if it is the best so far, and where it is right and wrong; and its largest error on what
@@ -272,18 +273,18 @@ def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
     if not neurons or not state.nearly:
         return state, np.inf
     state = replace(state, wrong=state.wrong[:0])
-    state, network, fits = _fitted(setting, state, neurons)
+    state, network, fits = _fitted(setup, state, neurons, fine)
     if network is None:
         return state, np.inf
-    state, fits, error = _judged(setting, state, network, fits)
-    x, y = setting.log.all()
-    near = _near(setting)
+    state, fits, error = _judged(setup, state, network, fits, fine)
+    x, y = setup.log.all()
+    near = _near(setup)
     against = None
-    if error < setting.fine:
-        against = refuting(setting.log, network, setting.points, setting.fine, state.patience > 0)
+    if error < fine:
+        against = refuting(setup.log, network, state.points, fine, state.patience > 0)
     if against is not None:
         x, y = against
-        fits = np.abs(network(x) - y).max(axis=1) < setting.fine * np.abs(y).max()
+        fits = np.abs(network(x) - y).max(axis=1) < fine * np.abs(y).max()
         near, error = np.ones(len(x), dtype=bool), np.inf
     # Further out lines are long, and their ends vague.
     state = replace(state, right=x[fits & near], wrong=x[~fits & near])
@@ -293,14 +294,14 @@ def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
 
 
 def _fitted(
-    setting: Setting, state: Deeper, neurons: Sequence[Neuron]
+    setup: Setup, state: Deeper, neurons: Sequence[Neuron], fine: float
 ) -> tuple[Deeper, Network | None, Bool[np.ndarray, " N"]]:
     """The network with these neurons, to the last digits where it is nearly right, and which answers it explains."""
     key = frozenset((n.key, int(n.known.sum())) for n in neurons)
-    candidates, log, size = state.candidates, setting.log, setting.probe.noise.size
+    candidates, log, size = state.candidates, setup.log, setup.probe.noise.size
     if candidates.fitted is not None and candidates.fitted[0] == key:
         return state, candidates.fitted[1], np.empty(0, dtype=bool)
-    rough = max(ROUGH, setting.fine)
+    rough = max(ROUGH, fine)
     if candidates.explained is not None and candidates.explained[0] == key:
         # A few more answers say no more of whole neurons, but where another one is.
         return state, state.network, _fits(log, size, *candidates.explained[1:], rough)
@@ -323,8 +324,8 @@ def _fitted(
     state = replace(state, explained=share)
     network, error = ending(unsigned, solution, fits, log, size)
     # What only matters far out need not be known.
-    if error < rough or log.off(network, size)[_near(setting, INNER)].max() < rough:
-        network = finish(log, network, size, setting.points.usual(SETTLED_AT), setting.probe.rng)
+    if error < rough or log.off(network, size)[_near(setup, INNER)].max() < rough:
+        network = finish(log, network, size, state.points.usual(SETTLED_AT), setup.probe.rng)
         candidates = replace(candidates, fitted=(key, network))
     return replace(state, candidates=candidates), network, fits
 
@@ -340,22 +341,22 @@ def _fits(
 
 
 def _judged(
-    setting: Setting, state: Deeper, network: Network, fits: Bool[np.ndarray, " N"]
+    setup: Setup, state: Deeper, network: Network, fits: Bool[np.ndarray, " N"], fine: float
 ) -> tuple[Deeper, Bool[np.ndarray, " N"], float]:
     """Which answers a network explains, and its largest error; what is wrong far out counts only for a time."""
     if state.candidates.fitted is None:
-        return state, fits, setting.log.error(network, setting.probe.noise.size)
-    off = setting.log.off(network, setting.probe.noise.size)
-    error = float(off[_near(setting)].max())
-    inner = float(off[_near(setting, INNER)].max())
-    if inner < setting.fine:
+        return state, fits, setup.log.error(network, setup.probe.noise.size)
+    off = setup.log.off(network, setup.probe.noise.size)
+    error = float(off[_near(setup)].max())
+    inner = float(off[_near(setup, INNER)].max())
+    if inner < fine:
         patience = state.patience - 1
         state, error = replace(state, patience=patience), error if patience > 0 else inner
     else:
         state = replace(state, candidates=replace(state.candidates, fitted=None))
-    return state, off < max(ROUGH, setting.fine), error
+    return state, off < max(ROUGH, fine), error
 
 
-def _near(setting: Setting, reach: float = NEAR) -> Bool[np.ndarray, " N"]:
+def _near(setup: Setup, reach: float = NEAR) -> Bool[np.ndarray, " N"]:
     """Which of the questions asked are not far out."""
-    return np.asarray(np.linalg.norm(setting.log.all()[0], axis=1) < reach * setting.probe.noise.size)
+    return np.asarray(np.linalg.norm(setup.log.all()[0], axis=1) < reach * setup.probe.noise.size)

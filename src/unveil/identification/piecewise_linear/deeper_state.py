@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +21,7 @@ from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import local
-from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.sign_recovery import dependent
 from unveil.whitebox.network import Network
 
@@ -90,25 +89,6 @@ UNEXPLAINED, SHARE = 2, 0.15
 PASSED_ON = 0.9
 
 
-class Setting(NamedTuple):
-    """What all steps of a reading share."""
-
-    probe: Probe  # asks
-    log: Asked  # what it asked
-    points: Points  # draws inputs, and knows where they may be
-    fine: float  # errors of the last network's answers, in units of the largest one
-
-    @classmethod
-    def of(cls, probe: Probe, log: Asked, frame: Frame, far: float, fine: float) -> Setting:
-        """With lines that reach so far, in typical inputs, but no further than `FAR`."""
-        return cls(probe, log, Points(frame, min(far, FAR), probe.rng), fine)
-
-    @property
-    def frame(self) -> Frame:
-        """Where inputs may be."""
-        return self.points.frame
-
-
 @dataclass(frozen=True)
 class Candidates:
     """What may be neurons of the layer being read."""
@@ -144,6 +124,8 @@ class Candidates:
 class Deeper:
     """What was read so far behind the first layer."""
 
+    points: Points  # draws inputs, and knows where they may be
+    fine: float  # errors of the last network's answers, in units of the largest one
     layers: list[AffineMap]  # read whole, signs settled; never changed in place
     error: float  # of the rows of these layers
     lines: tuple[Line, ...]  # searched
@@ -167,9 +149,15 @@ class Deeper:
 
     @classmethod
     def begun(
-        cls, frame: Frame, layer: AffineMap, found: LayerFound, given: list[Neuron], stations: list[Station]
+        cls,
+        setup: Setup,
+        frame: Frame,
+        layer: AffineMap,
+        found: LayerFound,
+        given: list[Neuron],
+        stations: list[Station],
     ) -> Deeper:
-        """Behind a first layer."""
+        """Behind a first layer, with lines no further out than `FAR`."""
         given = [replace(n, key=-1 - i) for i, n in enumerate(given)]
         # Each was followed across most of the layer before.
         proven = frozenset(n.key for n in given) if len(layer[0]) > frame.d else frozenset[int]()
@@ -182,6 +170,8 @@ class Deeper:
                 error = one.error + float(np.sqrt(1 - min(size, 1.0) ** 2))
                 seen.append(replace(one, normal=normal / size, error=error))
         return cls(
+            points=Points(frame, min(setup.far, FAR), setup.probe.rng),
+            fine=setup.fine,
             layers=[layer],
             error=max(float(found.straight.error.max()), 1e-12),
             lines=tuple(found.searched),
@@ -193,10 +183,17 @@ class Deeper:
             candidates=Candidates(proven=proven).with_given(given),
         )
 
-    def follows(self, frame: Frame) -> bool:
+    @property
+    def frame(self) -> Frame:
+        """Where inputs may be."""
+        return self.points.frame
+
+    @property
+    def follows(self) -> bool:
         """Whether neurons are followed across the layer before: behind a first one wider than the input or with
         parallel rows no critical point tells all weights."""
-        return len(self.layers) == 1 and frame.free and (self.parallel or len(self.layers[0][1]) > frame.d)
+        wide = len(self.layers[0][1]) > self.frame.d
+        return len(self.layers) == 1 and self.frame.free and (self.parallel or wide)
 
     @property
     def spent(self) -> bool:
