@@ -11,7 +11,7 @@ from unveil.blackbox.rounding import rounding, rows_for
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.rows_from_points import ACROSS, PASSES, TRIES, sharper_rows
+from unveil.identification.piecewise_linear.rows_from_points import ACROSS, PASSES, TRIES, sharper_rows, usual_on
 
 OFF = 3e-3  # how wrong the rows are to begin with
 
@@ -56,6 +56,41 @@ def test_breakpoints_tell_rows_of_float32_answers_far_better_than_derivatives(si
         better.append(float(np.median(off)) < 0.01 * OFF)
         honest.append(bool((off < 4 * found.error[seen] + 1e-6).all()))
     assert_rate(better, 0.9)
+    assert_rate(honest, 0.9)
+
+
+def test_rows_of_a_second_layer_are_told_where_the_first_one_is_active() -> None:
+    better, honest = list[bool](), list[bool]()
+    for seed in range(20):
+        rng = np.random.default_rng([92, seed])
+        weights = random_weights((20, 10, 8, 3), rng, bias=0.3)
+        oracle = uv.as_oracle(flipped(relu_net(weights, np.float32), rng, roundings(weights)), 20)
+        x = rng.standard_normal((rows_for(oracle.resolution), 20))
+        noise = rounding(oracle, x, oracle.resolution, rng, oracle.uneven)
+        frame = Frame.of_input(20, None).after(*weights[0])
+        (rows, bias), (out, _) = weights[1:]
+        size = np.linalg.norm(rows, axis=1)
+        true = rows / size[:, None]
+        planes = Hyperplanes(true, bias / size, out.T * size[:, None], np.full(8, OFF), np.zeros((8, 20)))
+        at = usual_on(frame, planes, rng)
+        # Of one that crosses the region there is a place in it.
+        there = (np.abs(planes.sums(frame, at)[np.arange(8), np.arange(8)]) < 1e-6) & (frame.values(at) > 0.02).all(
+            axis=1
+        )
+        off = rng.standard_normal(rows.shape)
+        off -= np.einsum("kd,kd->k", off, true)[:, None] * true
+        wrong = true + OFF * off / np.linalg.norm(off, axis=1, keepdims=True)
+        wrong /= np.linalg.norm(wrong, axis=1, keepdims=True)
+        found = sharper_rows(
+            Probe(oracle, noise, rng),
+            frame,
+            Hyperplanes.through(frame, at[there], wrong[there], planes.jump[there], planes.error[there]),
+        )
+        off = np.linalg.norm(found.rows - true[there], axis=1)
+        better += (off < 0.1 * OFF).tolist()
+        honest += (off < 4 * found.error + 1e-6).tolist()
+    assert len(better) > 60
+    assert_rate(better, 0.8)
     assert_rate(honest, 0.9)
 
 

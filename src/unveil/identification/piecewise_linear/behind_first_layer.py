@@ -33,7 +33,7 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.rows_from_points import sharper_rows
+from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, sharper_rows
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.sharpening import unmix, worst_sharpened
 from unveil.identification.piecewise_linear.sign_recovery import dependent, too_many
@@ -50,9 +50,8 @@ FOLLOWED, PATIENCE = 128, 0.8
 # So many breakpoints behind a first layer wider than its input are those of many layers where fewer than this share of
 # them are, to so much of its values, on hyperplanes of second-layer neurons that were followed.
 FOREIGN, FEW_ON, ON = 500, 0.2, 1e-6
-# Coordinates from which on breakpoints tell rows: derivatives along them are off by the root of their number, and what
-# they leave open there costs more than to ask.
-BY_POINTS = 64
+# Rows with larger errors are measured again by breakpoints as long as neurons are looked for.
+VAGUE = 1e-3
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
 AGAIN, FEW_LINES = 3, 4
 PER_NEURON, SPARE = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
@@ -265,6 +264,9 @@ def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) ->
             break
         steps = layer_steps(setup.probe, frame, far=setup.far, most_lines=FEW_LINES, found=found, sure=True)
         more = finished(steps)
+        if len(more) == len(found) and by_points:
+            # Only a neuron that is missing would bend these lines: answers change there for the errors of rows.
+            return found, layer, False
         if len(more) == len(found) or len(more) > frame.d:
             break
         found = more
@@ -282,15 +284,15 @@ def _unmixed(frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFo
 
 
 def _told_by_points(setup: Setup, frame: Frame, found: LayerFound, known: int) -> LayerFound:
-    """Rows as breakpoints around their places tell them, the first `known` as they are; of those that no breakpoint
-    tells better the ones that are met at fresh places. Queries: those of `sharper_rows` and of `confirm`."""
-    new = found.straight[np.arange(known, len(found))]
-    sharp = sharper_rows(setup.probe, frame, new)
-    vague = np.flatnonzero(sharp.error >= new.error)
-    kept = np.ones(len(sharp), dtype=bool)
-    if len(vague):
-        kept[vague] = confirm(setup.probe, frame, new[vague], found.every).there
-    return found.keep(np.arange(known)).with_straight(sharp[kept])
+    """Rows as breakpoints around their places tell them, but for those of the first `known` that are well known; the
+    ones that are met at fresh places. Queries: those of `sharper_rows` and of `confirm`."""
+    straight = found.straight
+    vague = np.flatnonzero((np.arange(len(found)) >= known) | (straight.error > VAGUE))
+    sharp = sharper_rows(setup.probe, frame, straight[vague])
+    straight = straight.replaced({int(i): sharp[np.array([j])] for j, i in enumerate(vague)})
+    kept = np.ones(len(straight), dtype=bool)
+    kept[vague] = confirm(setup.probe, frame, sharp, Hyperplanes.joined([straight, found.bent])).there
+    return found.with_rows(straight[kept])
 
 
 def _ended(setup: Setup, state: Reading) -> Reading:

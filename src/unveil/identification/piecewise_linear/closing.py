@@ -24,6 +24,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import missing
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS
 from unveil.identification.piecewise_linear.sign_recovery import by_share, by_sparsity, weakest_turned
 from unveil.whitebox.network import Network
 
@@ -127,7 +128,8 @@ def _on_fresh(setup: Setup, state: Reading) -> Reading:
             more, closed = True, sloped
     if closed.left > most:
         # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
-        wrong = closed.x[np.argsort(-np.abs(closed.off).max(axis=1), kind="stable")[:WRONG]]
+        wrong = closed.x[np.argsort(-np.abs(closed.off).max(axis=1), kind="stable")]
+        wrong = wrong[(wrong @ frame.G.T + frame.g > 0).all(axis=1)][: max(WRONG, frame.d // WRONG)]
         whole = k < frame.d and frame.free and not missing(setup.probe, frame, found)
         return replace(state, whole=False, lacking=False, wrong=wrong[:0] if whole else wrong)
     if not k:
@@ -142,7 +144,7 @@ def _on_fresh(setup: Setup, state: Reading) -> Reading:
     else:
         x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
     counts, sigma = setup.probe.noise.counts(x, y)
-    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts)
+    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=state.settled_layers)
     if state.layers:
         return _fitted(state, found, network, lacking=False)
     if not more and rms > FITS * sigma:
@@ -220,6 +222,9 @@ def fresh(
     more = oracle.sample(max(0, count - len(x)), rng)
     if oracle.within is None:
         more[::4] *= FURTHER
+        if state.layers and state.frame.d > BY_POINTS:
+            # Where the layer was read: at usual inputs hardly any of so many neurons may be active.
+            more[1::2] = state.frame.sample(len(more[1::2]), rng)
     if layer is not None and not state.layers:
         more = np.concatenate([more, on_rare_sides(*layer, np.concatenate([x, more]), need, rng)])
     if len(more):
@@ -233,7 +238,7 @@ def fresh_on_both_sides(
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """Points and answers for a fit of all weights of a network, with every hidden neuron met on either side. Queries:
     `RATIO` per parameter, fewer with several outputs and those asked before; as many again at most."""
-    x, _ = fresh(setup, state, _answers(network))
+    x, _ = fresh(setup, state, _answers(Network(network.layers[state.settled_layers :])))
     aside = setup.oracle.nearest(both_sides(network, x))
     moved = (aside != x).any(axis=1)
     if moved.any():

@@ -186,7 +186,8 @@ class _Attempt:
     def _settling(self, noise: Rounding, told: Asked | None = None) -> Settling:
         """How a network is held against fresh answers. `told`: those it was fitted to."""
         fresh = told or (Asked(self.oracle) if self.reading is None else self.reading.fresh)
-        return Settling(self.ask, fresh, noise, self.method.accept, self.rng)
+        first = 0 if self.reading is None else self.reading.settled_layers
+        return Settling(self.ask, fresh, noise, self.method.accept, self.rng, first)
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines. What it

@@ -6,20 +6,24 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.line_search.fit import limit
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplanes import SAME, LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import SAME, Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import normals
 from unveil.identification.piecewise_linear.parallel_rows import FEWEST, across_parallel
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, sharper_rows
 
 # Lines in a row that may show nothing new, by whether answers are exact and whether the region is free.
 QUIET = {(True, True): 2, (True, False): 4, (False, True): 3, (False, False): 8}
+# In a bounded region of many coordinates as many as this share of the neurons known: lines cross few of them.
+RARELY = 0.25
+TOLD = 0.1  # share of a row's error that breakpoints leave where they tell it
 # Places at which the complement of the normals is tried: in a bounded region steps are short, and a neuron that is
 # active in one corner only is easily passed by.
 TESTS, TESTS_IN_BOX = 8, 24
@@ -68,6 +72,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
     found = LayerFound.nothing(frame, probe.m) if found is None else found
     yield found
     exact, quiet, changes = probe.noise.exact, 0, False
+    rare = not exact and not frame.free and frame.d > BY_POINTS
     for number in range(max(most_lines, len(given))):
         if number < len(given):
             line: Line | None = given[number]
@@ -76,7 +81,8 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
             beyond = None if first else _complement(frame, found)
             where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond, _many(found))
             changes = len(where) > 0 or (beyond is not None and sure)
-            if beyond is not None and not changes and (frame.free or quiet >= QUIET[exact, True] or not exact):
+            patience = QUIET[exact, True] if exact else _enough(found) if rare else 0
+            if beyond is not None and not changes and (frame.free or quiet >= patience):
                 break
             everywhere = sure or (exact and frame.free)
             along = beyond if changes and (everywhere or found.lines % 2) else None
@@ -89,13 +95,19 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         quiet = 0 if len(found) > had else quiet + 1
         # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
         known = exact and changes and (not frame.free or _many(found))
-        if number + 1 >= len(given) and quiet >= QUIET[exact, frame.free] and not known:
+        enough = _enough(found) if rare else QUIET[exact, frame.free]
+        if number + 1 >= len(given) and quiet >= enough and not known:
             break
     if exact and frame.free and frame.d >= FEWEST:
         found, lines = across_parallel(probe, frame, found)
         for line in lines:
             found = _explained(probe, frame, line, found).with_line(line)
             yield found
+
+
+def _enough(found: LayerFound) -> float:
+    """Lines in a row that may show nothing new where each crosses few of many neurons."""
+    return max(QUIET[False, False], RARELY * len(found))
 
 
 def finished(steps: Iterator[LayerFound]) -> LayerFound:
@@ -225,14 +237,27 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     straight, maybe = straight_ones(probe, frame, found, planes)
     if frame.M is not frame.V and frame.d > 1 and not probe.noise.exact:
         straight &= np.abs(planes.rows).max(axis=1) < WALL
-    known = np.asarray(found.straight.same(frame, planes).any(axis=1))
+    new, known = _new(frame, found.straight, planes, straight)
+    if not frame.free and not probe.noise.exact and frame.d > BY_POINTS:
+        # Vague rows are taken for others on the next line; one that breakpoints do not tell may be met again elsewhere.
+        sharp = sharper_rows(probe, frame, new)
+        sharp = sharp[sharp.error < TOLD * new.error]
+        new, _ = _new(frame, found.straight, sharp, np.ones(len(sharp), dtype=bool))
+    found = found.with_straight(new)
+    # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.
+    bent = ~straight & ~known if probe.noise.exact else ~straight
+    return found.with_bent(planes[bent], maybe[bent])
+
+
+def _new(
+    frame: Frame, found: Hyperplanes, planes: Hyperplanes, straight: Bool[np.ndarray, " K"]
+) -> tuple[Hyperplanes, Bool[np.ndarray, " K"]]:
+    """The straight ones among these that are not known, each once, the best first; and which are known."""
+    known = np.asarray(found.same(frame, planes).any(axis=1))
     alike = planes.same(frame, planes)
     kept = np.zeros(len(planes), dtype=bool)
     order = np.argsort(planes.error, kind="stable")
     for i in order:
         known[i] |= alike[i, kept].any()
         kept[i] = straight[i] and not known[i]
-    found = found.with_straight(planes[order[kept[order]]])
-    # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.
-    bent = ~straight & ~known if probe.noise.exact else ~straight
-    return found.with_bent(planes[bent], maybe[bent])
+    return planes[order[kept[order]]], known

@@ -52,7 +52,8 @@ ROUNDS = {
 }
 BENT, FEW_BENT = 0.2, 2  # bent hyperplanes per straight one, and besides, from which on another layer lies behind
 ALL_OVER = 2  # answers all over the inputs for each neuron, where those kept are of the first lines alone
-BOUNDED = 3  # of few digits, so many times more lines where they are short
+# Of few digits: so many times more lines where they are short; coordinates for each line to a wrong answer.
+BOUNDED, EACH = 3, 8
 
 
 def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Iterator[Reading]:
@@ -86,12 +87,13 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
     """The layer at hand: lines, what ends behind it, and lines to where that is wrong, until nothing is."""
     exact, free, probe = setup.exact, setup.unbounded(state.frame), setup.probe
     rounds = ROUNDS[exact, free]
-    usual = setup.most_lines if exact or free else BOUNDED * setup.most_lines
+    usual = setup.most_lines if exact or free else BOUNDED * max(setup.most_lines, state.frame.d)
     barren, lacking = 0, False
     for number in range(rounds.most + 1):
         had = len(state.found)
         if number:
-            given = lines_to(setup, state.frame, state.wrong[: rounds.lines])
+            most = rounds.lines if exact or free else max(rounds.lines, state.frame.d // EACH)
+            given = lines_to(setup, state.frame, state.wrong[:most])
         # Lines to where the network is wrong say more than others.
         lines = 0 if len(given) and number else rounds.lines if lacking and exact else usual
         steps = layer_steps(

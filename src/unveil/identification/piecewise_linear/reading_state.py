@@ -14,11 +14,14 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer_step import ManyLayers
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS
 from unveil.whitebox.network import Network
 
 # Errors that a network which explains the answers may have: of exact ones in units of the root of their relative
 # rounding, but at least so much; of ones with few digits in units of it.
 FINE, FINEST, FINE_OF_FEW = 3.0, 1e-7, 100.0
+# Weights of a first layer up to which a fit of all weights moves them, too: with more each step takes minutes.
+WEIGHTS = 150_000
 LONG = 5.0  # lines of so many typical inputs cross most hyperplanes
 
 
@@ -101,6 +104,12 @@ class Reading:
         if self.layers:
             return self.layers[0]
         return None if self.first is None else (self.first.rows, self.first.bias)
+
+    @property
+    def settled_layers(self) -> int:
+        """How many layers no fit moves: the first one where it has too many weights for that; breakpoints told them as
+        exactly as answers allow."""
+        return int(bool(self.layers) and self.layers[0][0].size > WEIGHTS and self.layers[0][0].shape[1] > BY_POINTS)
 
     def with_found(self, found: LayerFound) -> Reading:
         """With what was read of this layer now."""

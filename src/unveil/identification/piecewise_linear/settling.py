@@ -37,6 +37,7 @@ class Settling:
         noise: How exact answers are.
         accept: Of `CriticalPoints`.
         rng: Draws all points.
+        first: The first layer that a fit to few digits moves.
     """
 
     ask: Asked
@@ -44,6 +45,7 @@ class Settling:
     noise: Rounding
     accept: float
     rng: np.random.Generator
+    first: int = 0
 
     @property
     def oracle(self) -> Oracle:
@@ -93,10 +95,11 @@ class Settling:
         if not self.fresh.x or not len(wrong):
             return network
         x = self.oracle.nearest(around(network, self.oracle, wrong, self.rng))
-        usual, few = self.oracle.sample(parameters(network) // network.m, self.rng), (x, self.ask(x))
+        moved = parameters(Network(network.layers[self.first :]))
+        usual, few = self.oracle.sample(moved // network.m, self.rng), (x, self.ask(x))
         self.fresh.keep(np.concatenate([x, usual]), np.concatenate([few[1], self.ask(usual)]))
         # To these alone first: among all others they would count as few that are far off.
-        for first, (x, y) in ((int(parameters(network) > LARGE), few), (0, self.fresh.all())):
+        for first, (x, y) in ((max(self.first, int(parameters(network) > LARGE)), few), (self.first, self.fresh.all())):
             counts, sigma = self.noise.counts(x, y)
             network = fit(network, x, y, noise=STEADY * sigma, first=first, counts=counts).network
         return network

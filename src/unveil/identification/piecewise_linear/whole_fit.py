@@ -128,7 +128,8 @@ def settled_by_fresh(reading: Reading | None, noise: Rounding, network: Network)
         return network
     x, y = reading.fresh.all()
     counts, sigma = noise.counts(x, y)
-    return fit(network, x, y, noise=SETTLED * sigma, steps=REFITS, counts=counts).network
+    first = reading.settled_layers
+    return fit(network, x, y, noise=SETTLED * sigma, steps=REFITS, counts=counts, first=first).network
 
 
 def leaner(reading: Reading, asked: Asked, network: Network, noise: Rounding) -> Network:
@@ -137,8 +138,8 @@ def leaner(reading: Reading, asked: Asked, network: Network, noise: Rounding) ->
     Most answers that it is fitted to lie apart from any hyperplane. Those that lines asked lie between two that are
     close: these must not be explained worse than the whole network does. Queries: `0`
     """
-    if not reading.fresh.x or noise.exact or any(affine_part(network)):
-        return network
+    if not reading.fresh.x or noise.exact or any(affine_part(network)) or reading.settled_layers:
+        return network  # or too large to be tried without each of its neurons
     x, y = reading.fresh.all()
     counts, sigma = noise.counts(x, y)
     if trimmed_rms(network, x, y, counts) > SLACK * sigma:
