@@ -52,6 +52,9 @@ FOLLOWED, PATIENCE = 128, 0.8
 FOREIGN, FEW_ON, ON = 500, 0.2, 1e-6
 # Rows with larger errors are measured again by breakpoints as long as neurons are looked for.
 VAGUE = 1e-3
+# A region where all neurons are active begins so many errors of their rows, at inputs so many times as large as usual
+# ones, inside.
+FURTHER, SAFE = 4.0, 3.0
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
 AGAIN, FEW_LINES = 3, 4
 PER_NEURON, SPARE = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
@@ -184,6 +187,10 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
         return
     found, layer, lacks = _sharper(setup, frame, found, state.layer)
     state = state.with_found(found).counted().left_behind(layer)
+    if len(state.layers) == 1 and frame.d > BY_POINTS:
+        # Rows are off by so much where the region begins.
+        off = found.straight.error * FURTHER * setup.size / np.sqrt(frame.d)
+        state = replace(state, frame=state.frame.smaller(SAFE * off * np.linalg.norm(layer[0], axis=1)))
     yield state
     if lacks:
         depth = len(state.layers)
@@ -285,13 +292,16 @@ def _unmixed(frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFo
 
 def _told_by_points(setup: Setup, frame: Frame, found: LayerFound, known: int) -> LayerFound:
     """Rows as breakpoints around their places tell them, but for those of the first `known` that are well known; the
-    ones that are met at fresh places. Queries: those of `sharper_rows` and of `confirm`."""
-    straight = found.straight
-    vague = np.flatnonzero((np.arange(len(found)) >= known) | (straight.error > VAGUE))
-    sharp = sharper_rows(setup.probe, frame, straight[vague])
-    straight = straight.replaced({int(i): sharp[np.array([j])] for j, i in enumerate(vague)})
+    ones that are met at fresh places. Queries: twice those of `sharper_rows` at most, and those of `confirm`."""
+    straight, new = found.straight, np.arange(len(found)) >= known
+    for _ in range(2):
+        vague = np.flatnonzero(new | (straight.error > VAGUE))
+        sharp = sharper_rows(setup.probe, frame, straight[vague])
+        straight, new = straight.replaced({int(i): sharp[np.array([j])] for j, i in enumerate(vague)}), new & False
+    looked = np.flatnonzero((np.arange(len(found)) >= known) | (straight.error > VAGUE))
     kept = np.ones(len(straight), dtype=bool)
-    kept[vague] = confirm(setup.probe, frame, sharp, Hyperplanes.joined([straight, found.bent])).there
+    others = Hyperplanes.joined([straight, found.bent])
+    kept[looked] = confirm(setup.probe, frame, straight[looked], others).there
     return found.with_rows(straight[kept])
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.matrix_free import DAMPING, fit
 from unveil.identification.fitting.output_layer import (
     AffineMap,
     Weights,
@@ -129,7 +129,7 @@ def _on_fresh(setup: Setup, state: Reading) -> Reading:
     if closed.left > most:
         # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
         wrong = closed.x[np.argsort(-np.abs(closed.off).max(axis=1), kind="stable")]
-        wrong = wrong[(wrong @ frame.G.T + frame.g > 0).all(axis=1)][: max(WRONG, frame.d // WRONG)]
+        wrong = wrong[(wrong @ frame.G.T + frame.g >= 0).all(axis=1)][: max(WRONG, frame.d // WRONG)]
         whole = k < frame.d and frame.free and not missing(setup.probe, frame, found)
         return replace(state, whole=False, lacking=False, wrong=wrong[:0] if whole else wrong)
     if not k:
@@ -144,7 +144,9 @@ def _on_fresh(setup: Setup, state: Reading) -> Reading:
     else:
         x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
     counts, sigma = setup.probe.noise.counts(x, y)
-    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=state.settled_layers)
+    # Of many neurons of a second layer some are not met: then it is not nearly right yet.
+    damping, first = (DAMPING, state.settled_layers) if state.settled_layers else (0.0, 0)
+    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=first, damping=damping)
     if state.layers:
         return _fitted(state, found, network, lacking=False)
     if not more and rms > FITS * sigma:

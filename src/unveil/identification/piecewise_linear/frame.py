@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -67,6 +67,10 @@ class Frame:
         lift, shift = (V, -V @ c) if first else (self.lift, self.shift)
         return Frame(M, c, V, G, g, lift, shift, self.within)
 
+    def smaller(self, margin: Float[np.ndarray, " d"]) -> Frame:
+        """With each of the values larger than this in the region, which errors of their rows may not leave."""
+        return replace(self, g=np.append(self.g[: len(self.g) - self.d], self.g[len(self.g) - self.d :] - margin))
+
     def room(self, x: Float[np.ndarray, "P n"], step: Float[np.ndarray, "P n"]) -> tuple[np.ndarray, np.ndarray]:
         """For each row, the interval of t with `x + t step` inside the region."""
         if self.free:
@@ -106,6 +110,7 @@ class Frame:
             tail = rng.choice([0.5, 1.2, 2.5], size=(count, 1))
             h = np.exp(tail * rng.standard_normal((count, len(self.g))))
             h /= np.maximum(1, np.linalg.norm(h, axis=1, keepdims=True) / (10 * np.sqrt(len(self.g))))
+            h += self.c - self.g  # as far inside as the region is smaller than the orthant
             return np.asarray(h @ self.lift.T + self.shift)
         return self._walk(count, rng)
 

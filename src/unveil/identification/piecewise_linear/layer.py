@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,6 +24,8 @@ from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, s
 QUIET = {(True, True): 2, (True, False): 4, (False, True): 3, (False, False): 8}
 # In a bounded region of many coordinates as many as this share of the neurons known: lines cross few of them.
 RARELY = 0.25
+# Behind another layer the same neuron's row differs from place to place by the errors of the rows of that layer.
+BEHIND = 1e-3
 TOLD = 0.1  # share of a row's error that breakpoints leave where they tell it
 # Places at which the complement of the normals is tried: in a bounded region steps are short, and a neuron that is
 # active in one corner only is easily passed by.
@@ -242,6 +245,8 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
         # Vague rows are taken for others on the next line; one that breakpoints do not tell may be met again elsewhere.
         sharp = sharper_rows(probe, frame, new)
         sharp = sharp[sharp.error < TOLD * new.error]
+        if frame.M is not frame.V:
+            sharp = replace(sharp, error=np.maximum(sharp.error, BEHIND))
         new, _ = _new(frame, found.straight, sharp, np.ones(len(sharp), dtype=bool))
     found = found.with_straight(new)
     # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.
