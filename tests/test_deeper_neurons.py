@@ -26,7 +26,7 @@ from unveil.identification.piecewise_linear.critical_point import (
 )
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper
-from unveil.identification.piecewise_linear.derivative_sums import Moving, judged, whole
+from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -111,7 +111,7 @@ def test_critical_points_through_half_of_the_neurons_become_all_weights(sizes: t
     points = [s for i in range(sizes[2]) for s in of_neuron(weights, i, 8, rng)]
     order = rng.permutation(len(points))
     views = Views.of_points(weights[:1], [points[k] for k in order], 1e-12, None, 0)
-    found = [one.neuron(views) for one in candidates(None, views, weights[:1], [], 0)]
+    found = candidates(None, views, weights[:1], [], 0)
     V, c = weights[1]
     theta = np.concatenate([V, c[:, None]], axis=1) / np.linalg.norm(V, axis=1, keepdims=True)
     members = 0
@@ -228,20 +228,22 @@ def test_a_derivative_contradicts_neurons_only_beyond_its_error() -> None:
     off = slope + 1e-4 * np.abs(slope).max() * rng.standard_normal(slope.shape)
     error = 1e-4 * float(np.abs(slope).max())
 
-    def told(measured: np.ndarray, sigma: float, which: list[Neuron]) -> tuple[int, int]:
-        right, wrong = judged(which, [Moving.of(weights[:1], Station(x, measured, sigma))])
-        return len(right), len(wrong)
+    def told(measured: np.ndarray, sigma: float, which: list[Neuron], exact: bool = True) -> tuple[int, int]:
+        sums = Sums.of_stations(weights[:1], which, [Station(x, measured, sigma)], HELD[exact])
+        tells, wrong = sums.judged(None, np.ones(len(which), dtype=bool))
+        return int((tells & ~wrong).sum()), int(wrong.sum())
 
     assert told(slope, 0.0, neurons) == (1, 0)
     assert told(slope, 0.0, others) == (0, 1)
     # What it has along directions in which the first layer does not move is an error, whatever was expected.
     inside = off @ np.linalg.pinv(weights[0][0]) @ weights[0][0]
     assert told(inside, 0.0, neurons) == (0, 1)
-    assert told(off, 0.0, neurons) == (0, 0)
-    assert told(off, 0.0, others) == (0, 1)
-    # With its error it neither contradicts nor speaks for them; what is missing still shows.
-    assert told(off, error, neurons) == (0, 0)
-    assert told(off, error, others) == (0, 1)
+    # Of exact ones a vague one tells nothing.
+    for sigma in (0.0, error):
+        assert told(off, sigma, neurons) == told(off, sigma, others) == (0, 0)
+    # With its error it does not contradict them; what is missing still shows.
+    assert told(off, error, neurons, False) == (1, 0)
+    assert told(off, error, others, False) == (0, 1)
 
 
 def test_rows_with_an_error_are_met_where_that_error_puts_them() -> None:
@@ -302,7 +304,9 @@ def test_a_layer_whose_only_neuron_could_be_a_deeper_one_is_that_neuron(rng: np.
     only = Neuron.given(row / np.linalg.norm(row), bias / np.linalg.norm(row), 1e-9)
     x = 2 * rng.standard_normal((200, 4))
     slopes = relu_gradients(weights, x)
-    measured = [
-        Moving.of(weights[:1], Station(at, slope, 1e-12)) for at, slope in zip(x, slopes, strict=True) if slope.any()
-    ]
-    assert whole([], [only], measured) == [only]
+    stations = [Station(at, slope, 1e-12) for at, slope in zip(x, slopes, strict=True) if slope.any()]
+    sums = Sums.of_stations(weights[:1], [only], stations, HELD[True])
+    chosen = sums.made_up(np.ones(1, dtype=bool), 1.0)
+    assert chosen.use.all()
+    assert chosen.side == np.sign(row @ only.weights)
+    assert not len(chosen.wrong)

@@ -10,14 +10,15 @@ import pytest
 import unveil as uv
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked, after
+from unveil.identification.piecewise_linear.derivative_sums import Sums, runs
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates, told_twice
+from unveil.identification.piecewise_linear.layer_candidates import Views, candidates, told_twice
 from unveil.identification.piecewise_linear.layer_choice import Here
 from unveil.identification.piecewise_linear.layer_step import ManyLayers
-from unveil.identification.piecewise_linear.layer_sums import Sums, runs
 from unveil.identification.piecewise_linear.many_layers import crowded, without_dependent
 from unveil.identification.piecewise_linear.missed_in_layers import SHUT, with_missed
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
@@ -46,14 +47,14 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
     return float(1 - abs(one @ other) / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
-def known(layer: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> tuple[list[Candidate], np.ndarray]:
+def known(layer: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> tuple[list[Neuron], np.ndarray]:
     """The neurons of a layer as candidates, each turned at random, and the sides that are right."""
     W, b = layer
     side = rng.choice([-1.0, 1.0], len(W))
     size = np.linalg.norm(W, axis=1)
-    some = np.zeros(0, dtype=bool)
+    none = np.zeros((W.shape[1] + 1,) * 2)
     found = [
-        Candidate(s * row / n, s * c / n, np.ones(len(row), dtype=bool), some)
+        Neuron(s * row / n, s * c / n, np.ones(len(row), dtype=bool), (), none)
         for row, c, s, n in zip(W, b, side, size, strict=True)
     ]
     return found, side
@@ -102,7 +103,7 @@ def test_sums_tell_the_sides_of_a_layer_that_is_whole(seed: int) -> None:
     tells, wrong = sums.judged(side, use)
     assert tells.sum() > 20
     assert not wrong.any()
-    assert (sums.turned(use, rng) == side).all()
+    assert (sums.turned(use) == side).all()
     # Without one of its neurons the layer is contradicted.
     use[0] = False
     assert sums.judged(side, use)[1].any()
@@ -124,17 +125,22 @@ def test_places_between_which_only_layers_before_switch_tell_more_together(seed:
     assert sum(count > 0 for count in contradicted) >= D // 2
 
 
-def test_a_sum_tells_which_candidates_are_active_beside_what_unknown_weights_add() -> None:
-    # Four values that are all positive, four candidates along one each; of the last its own weight is not known.
-    eye, known, blind = np.eye(4), np.ones((4, 4), dtype=bool), np.zeros((2, 4), dtype=bool)
-    known[3, 3], blind[:, 3] = False, True
-    seen = Moves(np.ones((2, 4)), np.stack([eye, eye]), np.full(2, 4))
-    vectors = np.array([[eye[0] + eye[3]], [eye[3]]]) / np.sqrt([2, 1])[:, None, None]
-    sums = Sums(eye[:2], seen, vectors, np.full(2, 1e-12), np.ones((2, 4)), np.stack([eye, eye]), blind, known)
+def test_shares_in_sums_tell_sides_but_where_unknown_weights_add_anything() -> None:
+    # Four values that are all positive, four candidates along one each, positive at the first two places only.
+    eye, blind, z = np.eye(4), np.zeros((4, 4), dtype=bool), np.ones((4, 4))
+    z[2:] = -1
+    seen = Moves(np.ones((4, 4)), np.stack([eye] * 4), np.full(4, 4))
+    vectors = np.array([[eye[0] + eye[1]], [eye[0] - eye[1]], [eye[2]], [eye[2]]])
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    sums = Sums(z[:, :4], seen, vectors, np.full(4, 1e-12), z, np.stack([eye] * 4), blind, np.ones((4, 4), dtype=bool))
     use = np.ones(4, dtype=bool)
-    assert sums.active_set(0, use) is not None
-    assert sums.active_set(0, use).tolist() == [True, False, False, False]  # type: ignore[union-attr]
-    assert sums.active_set(1, use) is None  # of what unknown weights can make up alone nothing follows
+    assert np.sign(sums.votes(use))[:3].tolist() == [1, 1, -1]
+    # Where it is on one side only, and has no share, it is active on the other.
+    assert np.sign(sums.among(slice(2)).votes(use)).tolist() == [1, 1, -1, -1]
+    # The first two places tell nothing where a weight that is not known counts.
+    blind[:2, 3] = True
+    assert np.sign(sums.votes(use))[:3].tolist() == [1, 1, -1]
+    assert sums.votes(use)[0] == sums.among(slice(2, 4)).votes(use)[0]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -146,7 +152,7 @@ def test_an_unknown_weight_follows_from_derivatives(seed: int) -> None:
     without = np.arange(D) != 1
     weights = np.where(without, whole.weights, 0)
     size = np.linalg.norm(weights)
-    found[2] = Candidate(weights / size, whole.bias / size, without, whole.members)
+    found[2] = replace(whole, weights=weights / size, bias=whole.bias / size, known=without)
     seen = Sightings.none(probe, D)
     told = weights_from_sums(seen, layers[:1], found, side, np.ones(D, dtype=bool))
     assert told[2].whole
@@ -163,7 +169,7 @@ def test_a_weight_that_shuts_a_neuron_off_is_replaced_by_one_that_does() -> None
     without = np.arange(D) != 1
     weights = np.where(without, found[2].weights, 0)
     size = np.linalg.norm(weights)
-    found[2] = Candidate(weights / size, found[2].bias / size, without, found[2].members)
+    found[2] = replace(found[2], weights=weights / size, bias=found[2].bias / size, known=without)
     told = weights_from_sums(Sightings.none(probe, D), layers[:1], found, side, np.ones(D, dtype=bool))[2]
     assert told.whole
     x = np.abs(rng.standard_normal((1000, D)))
@@ -178,9 +184,9 @@ def test_normals_of_a_neuron_tell_its_side_and_those_of_deeper_ones_that_they_ar
     views = Views.of(seen, layers[:1])
     found, side = known(layers[1], rng)
     zero = np.abs(views.seen.h @ np.array([one.weights for one in found]).T + [one.bias for one in found]) < 1e-9
-    found = [replace(one, members=each) for one, each in zip(found, zero.T, strict=True)]
+    found = [replace(one, members=tuple(views.which[each])) for one, each in zip(found, zero.T, strict=True)]
     # What none of the layer's neurons explains is a deeper one's.
-    found, side = [*found, replace(found[0], members=~zero.any(axis=1))], np.append(side, 1.0)
+    found, side = [*found, replace(found[0], members=tuple(views.which[~zero.any(axis=1)]))], np.append(side, 1.0)
     here, layer = Here(seen, views, layers[:1], found), np.arange(D + 1) < D
     tells, own = here.at_own(D, side, layer)
     assert tells.sum() > 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,7 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.closing import close
-from unveil.identification.piecewise_linear.derivative_sums import active_sums
+from unveil.identification.piecewise_linear.derivative_sums import HELD, Chosen, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -151,29 +150,32 @@ def followed(rows: np.ndarray, bias: np.ndarray) -> list[Neuron]:
     return [Neuron(rows[i], float(bias[i]), np.ones(q, dtype=bool), (), 1e-12 * np.eye(q + 1)) for i in range(k)]
 
 
-def sums(weights: Weights, rng: np.random.Generator, hide: Sequence[int] = ()) -> tuple[object, Weights]:
-    """What `active_sums` makes of a first layer's neurons with random signs, some of them hidden."""
-    (W, b), n = weights[0], weights[0][0].shape[1]
-    x = rng.standard_normal((60, n))
-    stations = [Station(at, slope, 1e-9) for at, slope in zip(x, relu_gradients(weights, x), strict=True)]
-    kept = np.setdiff1d(np.arange(len(b)), hide)
-    size = np.linalg.norm(W[kept], axis=1)
-    sign = rng.choice([-1.0, 1.0], len(kept))
-    return active_sums([], stations, followed(sign[:, None] * W[kept] / size[:, None], sign * b[kept] / size), 0.95), [
-        (W[kept], b[kept])
-    ]
-
-
-def test_derivatives_are_sums_of_the_active_neurons_of_a_whole_layer_only() -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_derivatives_are_sums_of_the_active_neurons_of_a_whole_layer_only(exact: bool) -> None:
     for seed in range(10):
         rng = np.random.default_rng(seed)
         weights = random_weights((10, 6, 3), rng, bias=0.3)
-        whole, [(W, _)] = sums(weights, rng)
-        assert whole is not None
-        kept, (rows, _) = whole  # type: ignore[misc]
-        assert kept.all()
-        assert ((rows * W).sum(axis=1) > 0).all()  # signs
-        assert sums(weights, rng, hide=[0])[0] is None
+        (W, b), x = weights[0], rng.standard_normal((60, 10))
+        slopes = relu_gradients(weights, x)
+        if not exact:
+            slopes += 1e-3 * rng.standard_normal(slopes.shape)
+        stations = [Station(*each, 1e-12 if exact else 1e-3) for each in zip(x, slopes, strict=True)]
+        size, sign = np.linalg.norm(W, axis=1), rng.choice([-1.0, 1.0], 6)
+        neurons = followed(sign[:, None] * W / size[:, None], sign * b / size)
+
+        def made_up(neurons: list[Neuron], stations: list[Station] = stations) -> Chosen:
+            sums = Sums.of_stations([], neurons, stations, HELD[exact])
+            return sums.made_up(np.ones(len(neurons), dtype=bool), 0.95)
+
+        chosen = made_up(neurons)
+        assert chosen.use.all()
+        assert chosen.side.tolist() == sign.tolist()
+        assert len(chosen.right) > 50 >= 10 * len(chosen.wrong)
+        assert len(made_up(neurons[1:]).wrong) > 5
+        # One that nothing calls for is left out.
+        row = rng.standard_normal(10)
+        more = made_up([*neurons, *followed(row[None] / np.linalg.norm(row), np.zeros(1))])
+        assert more.use.tolist() == [True] * 6 + [False]
 
 
 def test_a_reading_keeps_the_better_network() -> None:

@@ -10,7 +10,7 @@ from tests.helpers import Weights, random_weights, relu_net, single
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.design import settle
 from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain
-from unveil.identification.piecewise_linear.completeness import leaks, leaks_of_few
+from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.deeper_state import Points, refuting
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
@@ -32,13 +32,13 @@ def test_a_layer_leaks_where_a_neuron_is_missing() -> None:
     ask, noise = oracle_of(weights)
     pool = rng.standard_normal((100, 20))
     before = ask.oracle.ledger.asked
-    right, wrong = leaks(Probe(ask, noise, rng), weights[:1], weights[1], pool, 40)
+    right, wrong = leaks(Probe(ask, noise, rng), weights[:1], weights[1], pool, 40, 0.0)
     assert len(right) > 20
     assert not len(wrong)
-    assert ask.oracle.ledger.asked - before <= 80
+    assert ask.oracle.ledger.asked - before <= 120
     for i in range(6):
         partial = without(weights[1], i)
-        right, wrong = leaks(Probe(ask, noise, rng), weights[:1], partial, pool, 40)
+        right, wrong = leaks(Probe(ask, noise, rng), weights[:1], partial, pool, 40, 0.0)
         active = after(weights[:1], wrong) @ weights[1][0][i] + weights[1][1][i] > 0
         assert len(wrong)
         assert active.any()
@@ -53,12 +53,12 @@ def test_of_few_digits_coarse_rows_are_told_from_a_missing_neuron() -> None:
     pool = rng.standard_normal((400, 24))
     # Errors like these put one of these points in thirty on the wrong side of some hyperplane.
     coarse = [(w * (1 + 1e-3 * rng.standard_normal(w.shape)), b) for w, b in weights[:2]]
-    right, wrong = leaks_of_few(probe, coarse[:1], coarse[1], pool, 200)
+    right, wrong = leaks(probe, coarse[:1], coarse[1], pool, 200, 1e-3)
     assert len(right) > 100
     assert len(wrong) <= 0.02 * len(right)
     on = after(weights[:1], pool) @ weights[1][0].T + weights[1][1] > 0
     for i in np.flatnonzero((on.mean(axis=0) > 0.1) & (on.mean(axis=0) < 0.9))[:4]:
-        right, wrong = leaks_of_few(probe, coarse[:1], without(coarse[1], i), pool, 200)
+        right, wrong = leaks(probe, coarse[:1], without(coarse[1], i), pool, 200, 1e-3)
         assert len(wrong) > 0.05 * len(right)
         assert (after(weights[:1], wrong) @ weights[1][0][i] + weights[1][1][i] > 0).mean() > 0.9
 

@@ -59,7 +59,7 @@ class Begun:
         planes = Hyperplanes(*self.layer, np.ones((count, self.m)), np.full(count, 1e-12), np.zeros((count, self.n)))
         self.first = LayerFound.nothing(self.frame, self.m).with_straight(planes)
         x = self.frame.sample(12, self.rng)
-        self.stations = [Station(*each, 0.0) for each in zip(x, relu_gradients(self.weights, x)[:, :1], strict=True)]
+        self.stations = [Station(*each, 0.0) for each in zip(x, relu_gradients(self.weights, x), strict=True)]
 
     def deeper(self) -> Deeper:
         return Deeper.begun(self.setup, self.frame, self.layer, self.first, [], [])

@@ -15,7 +15,7 @@ from unveil.identification.check_points import check_points, switching, unusual
 from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method, residual
 from unveil.identification.piecewise_linear.closing import on_rare_sides
-from unveil.identification.piecewise_linear.derivative_sums import active_sums
+from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -202,7 +202,8 @@ def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
     everything = np.ones(4, dtype=bool)
     neurons = [Neuron(row, 0.0, everything, (), np.eye(5) * 1e-8) for row in rows]
     with np.errstate(all="raise"):
-        assert active_sums([], stations, neurons, 0.95) is None
+        chosen = Sums.of_stations([], neurons, stations, HELD[False]).made_up(everything[:3], 0.95)
+    assert chosen.telling == 0
 
 
 def test_a_fit_to_no_answers_settles_no_weight() -> None:

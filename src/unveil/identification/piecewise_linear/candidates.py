@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 from jaxtyping import Float
@@ -13,8 +13,8 @@ from unveil.identification.fitting.output_layer import AffineMap, Unsigned, afte
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import passed_on
 from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Points
-from unveil.identification.piecewise_linear.derivative_sums import judged, signs, told, whole
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
+from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums, told
+from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
 from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, confirmed, deviations, distinct
 from unveil.identification.piecewise_linear.reading_state import Setup
 
@@ -27,13 +27,12 @@ ROUGH = 1e-5  # errors that nearly right weights may leave, in units of the larg
 USUAL = 0.8  # share of points at which a neuron is as exact as is said
 SAFE = 3.0  # so many times the largest deviation met is what a neuron may be off
 BEHIND = 3  # so many critical points whose normals a layer passes on show that another one lies behind it
-TRIES = 2  # how often the signs of the same neurons are looked for
-# Points where a layer is asked whether a neuron is missing, and points among which those that tell signs are chosen.
+# Points where a layer is asked whether a neuron is missing, and points among which those are chosen that tell signs.
 LOOKS, POOL = 60, 300
 
 
 def merge_points(setup: Setup, state: Deeper) -> Deeper:
-    """Merge the critical points; where the next layer shows itself whole, read on behind it. Queries: those of `signs`
+    """Merge the critical points; where the next layer shows itself whole, read on behind it. Queries: those of `told`
     and `leaks` for every set of neurons that may be a whole layer."""
     while True:
         state, met = _merged(state, state.parallel and state.follows)
@@ -64,9 +63,7 @@ def _merged(state: Deeper, given: bool) -> tuple[Deeper, Confirmed]:
     old, layers = state.candidates, state.layers
     views = Views.of_points(layers, state.seen, state.error, old.views, old.held)
     begun = views if given else old.views
-    grown = candidates(None, views, layers, old.grown, 0 if begun is None else len(begun.which))
-    before = {pair[0].key: pair for pair in zip(old.grown, old.merged, strict=True)}
-    merged = [_neuron(one, views, before.get(one.key)) for one in grown]
+    merged = candidates(None, views, layers, old.merged, 0 if begun is None else len(begun.which))
     counts = confirmed(layers, state.error, merged, state.lines)
     neurons, certain = [], []
     for n, should, were, settings in zip(merged, *counts, strict=True):
@@ -82,7 +79,6 @@ def _merged(state: Deeper, given: bool) -> tuple[Deeper, Confirmed]:
         old,
         views=views,
         held=len(state.seen),
-        grown=tuple(grown),
         merged=tuple(merged),
         neurons=tuple(neurons),
         certain=tuple(certain),
@@ -92,43 +88,34 @@ def _merged(state: Deeper, given: bool) -> tuple[Deeper, Confirmed]:
     return replace(state, candidates=now, work=state.work + len(state.seen) * len(merged)), counts
 
 
-def _neuron(one: Candidate, views: Views, before: tuple[Candidate, Neuron] | None) -> Neuron:
-    """With the errors of its weights. `before`: what came out for it before more critical points were seen."""
-    if before is not None and 0 < before[0].members.sum() == one.members.sum():
-        return before[1]
-    return one.neuron(views)
-
-
 def _layer(setup: Setup, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
     """The layer being read, signs settled, if the neurons merged so far contain it whole."""
     layers, points = state.layers, state.points
     sure, perhaps = by_evidence(state.candidates.merged, met)
     if not sure and not perhaps:
         return state, None
-    pool = _pool(setup, state)
-    state = state.measured()
-    stations = told(setup.probe, layers, [*sure, *perhaps], state.candidates.moving, pool)
-    state = replace(state, stations=(*state.stations, *stations)).measured()
-    chosen = whole(sure, perhaps, state.candidates.moving)
-    if chosen is None:
+    neurons, probe = [*sure, *perhaps], setup.probe
+    spare, pool = np.arange(len(neurons)) >= len(sure), _pool(setup, state)
+    chosen = Sums.of_stations(layers, neurons, state.stations, HELD[True]).made_up(spare, 1.0)
+    more = told(probe, layers, neurons, chosen, pool)
+    if more:
+        state = replace(state, stations=(*state.stations, *more))
+        chosen = Sums.of_stations(layers, neurons, state.stations, HELD[True]).made_up(spare, 1.0)
+    if len(chosen.wrong):
         # A line from where they are all to where one is missing meets it.
-        right, wrong = judged([*sure, *perhaps], state.candidates.moving)
-        return replace(state, right=right, wrong=wrong), None
+        return replace(state, right=chosen.right, wrong=chosen.wrong), None
+    layer, of_layer = chosen.layer(neurons), list(compress(neurons, chosen.use))
     # Neurons met at twice as many critical points are known better, and worth another look.
-    keys = frozenset((n.key, len(n.members).bit_length()) for n in chosen)
-    if state.candidates.refuted[keys] >= TRIES:
+    keys = frozenset((n.key, len(n.members).bit_length()) for n in of_layer)
+    if keys in state.candidates.refuted:
         return state, None
-    rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
-    doubt = max(float(np.sqrt(np.trace(n.spread[:-1, :-1]))) for n in chosen)
-    layer, stations = signs(setup.probe, layers, (rows, bias), pool, doubt)
-    state, refuted = replace(state, stations=(*state.stations, *stations)), 1
-    if layer is not None:
-        x = setup.probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
-        right, wrong = leaks(setup.probe, layers, layer, x, LOOKS, doubt)
-        state, refuted = replace(state, right=right, wrong=wrong), TRIES
-        if not len(wrong):
-            return replace(state, error=max(state.error, _doubt(state, points, chosen))), layer
-    now = replace(state.candidates, refuted=state.candidates.refuted + Counter({keys: refuted}))
+    doubt = max(float(np.sqrt(np.trace(n.spread[:-1, :-1]))) for n in of_layer)
+    x = probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
+    right, wrong = leaks(probe, layers, layer, x, LOOKS, doubt)
+    state = replace(state, right=right, wrong=wrong)
+    if not len(wrong):
+        return replace(state, error=max(state.error, _doubt(state, points, of_layer))), layer
+    now = replace(state.candidates, refuted=state.candidates.refuted | {keys})
     return replace(state, candidates=now), None
 
 

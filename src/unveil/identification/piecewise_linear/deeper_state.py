@@ -14,11 +14,10 @@ from unveil.identification.check_points import FURTHER, unusual_everywhere
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.output_layer import AffineMap, Asked, Unsigned, after
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, points_of, row_space
-from unveil.identification.piecewise_linear.derivative_sums import Moving
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views
+from unveil.identification.piecewise_linear.layer_candidates import Views
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.reading_state import Setup
@@ -95,20 +94,18 @@ class Candidates:
 
     views: Views | None = None  # the critical points behind the layers read that these come from
     held: int = 0  # of how many critical points these are, the first ones
-    grown: tuple[Candidate, ...] = ()  # what may explain them
-    merged: tuple[Neuron, ...] = ()  # the same, with their errors
+    merged: tuple[Neuron, ...] = ()  # what may explain them
     neurons: tuple[Neuron, ...] = ()  # those of them that were met wherever they should have been
     # those of these met so often that a search for their unknown weights is worth it while others are missing
     certain: tuple[Neuron, ...] = ()
     alone: tuple[Neuron, ...] = ()  # those met once
-    moving: tuple[Moving, ...] = ()  # the derivatives that were measured first, as the layers read move there
     open: int = 0  # how many critical points none of `neurons` explains
     # how often each unknown weight, of the neuron with this key and so many known ones, was looked for
     tried: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     proven: frozenset[int] = frozenset()  # keys of neurons that a nearly right network calls for
     # how often a set of them (keys, and bits of how many critical points each was met at) was taken for the whole
-    # layer, but is not, or its signs were not told
-    refuted: Counter[frozenset[tuple[int, int]]] = field(default_factory=Counter)
+    # layer, but is not
+    refuted: frozenset[frozenset[tuple[int, int]]] = frozenset()
     # what explained some of the answers last: whole neurons (keys, and how many known weights), and the fit
     explained: tuple[frozenset[tuple[int, int]], Unsigned, np.ndarray] | None = None
     # the network fitted to the last digits, and which neurons it has (keys) with how many known weights
@@ -116,8 +113,7 @@ class Candidates:
 
     def with_given(self, neurons: Sequence[Neuron]) -> Candidates:
         """With neurons read in another way."""
-        grown = (*self.grown, *map(Candidate.given, neurons))
-        return replace(self, grown=grown, merged=(*self.merged, *neurons))
+        return replace(self, merged=(*self.merged, *neurons))
 
 
 @dataclass(frozen=True)
@@ -217,12 +213,6 @@ class Deeper:
         """Critical points that no neuron explains."""
         explained = {i for n in self.candidates.neurons for i in n.members}
         return [i for i in range(len(self.seen)) if i not in explained]
-
-    def measured(self) -> Deeper:
-        """With all derivatives as the layers read move where they were measured."""
-        moving = self.candidates.moving
-        new = (Moving.of(self.layers, each) for each in self.stations[len(moving) :])
-        return replace(self, candidates=replace(self.candidates, moving=(*moving, *new)))
 
     def ending(self, layer: AffineMap) -> Deeper:
         """With this layer taken for the last hidden one: nothing is left for another."""

@@ -1,267 +1,314 @@
-"""Derivatives are sums of the active neurons' normals: whether the neurons met are all of a layer, and their signs."""
+"""Sums: derivatives are sums of the active neurons' normals: which neurons make up a layer, all of it; its signs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import derivative, row_space
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.partial_network import local
+from unveil.identification.piecewise_linear.partial_network import RANK, Moves, explained, local, moved
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.sightings import Sightings
 
 
 class Held(NamedTuple):
-    """What of a derivative neurons may leave that make it up."""
+    """What of a vector neurons may leave that sum up to it, in units of its length."""
 
     part: float  # a part of it, for the errors of their weights
     sigmas: float  # and so many times its own error
+    vague: float  # those with larger errors are left out
+    telling: int  # so many must have been able to contradict
+    apart: float  # smaller singular values of unit normals are no help in telling these apart
+    few: int  # so many where a neuron is active must do without it before it is left out
 
 
 # By whether answers are exact.
-HELD = {True: Held(1e-6, 10.0), False: Held(0.02, 3.0)}
-WIDE = 100.0  # deviations of a derivative beyond which signs cannot be told from it
-VAGUE = 1e-5  # an exact derivative that allows more than this part of it tells nothing
-# What one neuron's error lends to the others where they are told apart badly, and a share that is none of this.
-LEAK, LOUD = 100.0, 3e-3
+HELD = {True: Held(1e-5, 100.0, 1e-7, 5, 1e-5, 0), False: Held(0.02, 3.0, 1e3, 20, 0.01, 5)}
+# Singular values of unit normals below which they depend on each other; how close to a hyperplane nothing is told.
+DEPENDENT, NEAR = 1e-6, 1e-7
+APART = 100.0  # how much a share counts falls by this exponent with what of its normal the others have
+NONE = 1e-3  # a neuron with a smaller share than this has none
+LONGEST = 6  # places of a line that are taken together at most
+TURNS = 200  # vectors that decide about sides
+ROUNDS, WORSE = 6, 2.0  # rounds of turning one neuron after the other; what a contradiction weighs beside an agreement
+ROWS = ("x", "vectors", "error", "z", "normals", "blind")  # what a sum has for each vector
 REACH = 0.05  # how far steps for derivatives may be expected to stay in a region, relative to how far out it is
-TELLING, MANY_TELLING = 3, 20  # derivatives that must have been able to contradict: exact ones, and ones of few digits
-FEW = 5  # derivatives with a neuron's share that must not call for it before it is left out
-# Derivatives that decide sides, rounds of turning one after the other, and the largest weight of one that nothing
-# explains; relative singular values below which a mixture is not resolved.
-TURNS, ROUNDS, FAIR, RESOLVED = 200, 3, 5.0, 0.01
 
 
-class Moving(NamedTuple):
-    """A derivative of the answers, and how the values of the layers before move where it was measured."""
+@dataclass(frozen=True)
+class Sums:
+    """Vectors that must be sums of the active neurons' normals: derivatives, and normals of deeper neurons."""
 
-    x: Float[np.ndarray, " n"]  # the place
-    h: Float[np.ndarray, " k"]  # the values
-    slope: Float[np.ndarray, "m r"]  # the derivative along orthonormal directions, all in which these values move
-    error: float  # the standard deviation to be expected of each entry
-    move: Float[np.ndarray, "k r"]  # how the values move along these
+    x: Float[np.ndarray, "N d"]  # where; of several places where the same are active, the first
+    seen: Moves  # what the layers before make of it; of several places, of all together
+    vectors: Float[np.ndarray, "N m D"]  # of norm one, all m together
+    error: Float[np.ndarray, " N"]  # of these
+    z: Float[np.ndarray, "N K"]  # what the candidates see
+    normals: Float[np.ndarray, "N K D"]  # their unit normals
+    blind: Bool[np.ndarray, "N K"]  # which candidates have unknown weights for what is active there
+    known: Bool[np.ndarray, "K k"]  # which weights are known
+    held: Held = HELD[True]  # what neurons may leave of these
 
     @classmethod
-    def of(cls, layers: Sequence[AffineMap], station: Station) -> Moving:
-        """Of a derivative that was measured. What it has along directions in which the layers before do not move is its
-        error, whatever was expected."""
-        x, slope, error = station
-        h, J = local(layers, x)
-        span = row_space(J)
-        inside = slope @ span
-        error = max(error, float(np.abs(slope - inside @ span.T).max(initial=0)))
-        return cls(x, h, inside, error, J @ span)
+    def of(
+        cls,
+        layers: Sequence[AffineMap],
+        found: Sequence[Neuron],
+        x: Float[np.ndarray, "N d"],
+        vectors: Float[np.ndarray, "N m d"],
+        error: Float[np.ndarray, " N"],
+        held: Held = HELD[True],
+    ) -> Sums:
+        """Of those vectors that are known well enough. What one has along directions in which the layers before do not
+        move is its error, whatever was expected."""
+        h, move = moved(layers, x)
+        _, s, vt = np.linalg.svd(move, full_matrices=False)
+        top = np.maximum(s[:, :1], 1e-300)
+        spans = vt * (s > RANK * top)[:, :, None]
+        inside = (vectors @ spans.transpose(0, 2, 1)) @ spans
+        size = np.linalg.norm(inside, axis=(1, 2))
+        error = np.maximum(error, np.linalg.norm(vectors - inside, axis=(1, 2)))
+        good = np.flatnonzero((size > 0) & (h > 0).any(axis=1) & (error < held.vague * size))
+        seen = Moves(h[good], (move / top[:, :, None])[good], (s > RANK * top).sum(axis=1)[good])
+        told = inside[good] / size[good, None, None], error[good] / size[good]
+        return cls._of(found, x[good], seen, told, _values(found, seen.h), held)
+
+    @classmethod
+    def of_stations(
+        cls, layers: Sequence[AffineMap], found: Sequence[Neuron], stations: Sequence[Station], held: Held
+    ) -> Sums:
+        """Of derivatives that were measured."""
+        n, m = (layers[0][0].shape[1] if layers else len(found[0].weights)), 1
+        if stations:
+            m, n = stations[0].slope.shape
+        x, slope = np.array([s.x for s in stations]), np.array([s.slope for s in stations])
+        error = np.array([s.error for s in stations]) * np.sqrt(m * n)
+        return cls.of(layers, found, x.reshape(-1, n), slope.reshape(-1, m, n), error, held)
+
+    @classmethod
+    def along(cls, layers: list[AffineMap], found: Sequence[Neuron], sightings: Sightings) -> Sums:
+        """Of derivatives on lines, of all places together between which only neurons of the layers before switch.
+
+        What is active behind these is the same there: one sum in what they see, of which every place shows a part.
+        Where values move along few directions, hardly any place tells by itself.
+        """
+        run = runs(sightings, layers)
+        x, slope = sightings.at[run], sightings.slope[run]
+        (count, r, d), m = x.shape, slope.shape[2]
+        h, move = moved(layers, x.reshape(-1, d))
+        z = _values(found, h).reshape(count, r, -1)
+        h, k = h.reshape(count, r, -1), h.shape[1]
+        u, s, vt = np.linalg.svd(move.reshape(count, r, k, d).transpose(0, 2, 1, 3).reshape(count, k, r * d), False)
+        top = np.maximum(s[:, :1], 1e-300)
+        rank = (s > RANK * top).sum(axis=1)
+        g = slope.transpose(0, 2, 1, 3).reshape(count, m, r * d)
+        size = np.maximum(np.linalg.norm(g.reshape(count, -1), axis=1), 1e-300)
+        # Along the directions of all places in which what is seen moves, and what is left beside them.
+        inside = np.einsum("nmi,nqi->nmq", g, vt * (s > RANK * top)[:, :, None])
+        left = np.linalg.norm(g - np.einsum("nmq,nqi->nmi", inside, vt), axis=2)
+        vectors = np.concatenate([inside, left[:, :, None]], axis=2) / size[:, None, None]
+        joint = np.concatenate([u * (s / top)[:, None, :], np.zeros((count, k, 1))], axis=2)
+        error = np.linalg.norm(sightings.doubt[run], axis=1) * np.sqrt(d) / size
+        nearest = np.take_along_axis(z, np.abs(z).argmin(axis=1)[:, None], axis=1)[:, 0]
+        # One that is zero between them can be none of this layer.
+        z = np.where((z > 0).all(axis=1) | (z < 0).all(axis=1), nearest, 0)
+        good = np.flatnonzero((h > 0).any(axis=(1, 2)) & (error < HELD[True].vague))
+        seen = Moves(h.max(axis=1)[good], joint[good], rank[good])
+        return cls._of(found, x[good, 0], seen, (vectors[good], error[good]), z[good])
+
+    @classmethod
+    def _of(
+        cls,
+        found: Sequence[Neuron],
+        x: Float[np.ndarray, "N d"],
+        seen: Moves,
+        told: tuple[Float[np.ndarray, "N m D"], Float[np.ndarray, " N"]],
+        z: Float[np.ndarray, "N K"],
+        held: Held = HELD[True],
+    ) -> Sums:
+        W, known = (np.array([getattr(one, name) for one in found]) for name in ("weights", "known"))
+        normals = np.einsum("ki,nid->nkd", W, seen.move)
+        length = np.linalg.norm(normals, axis=2, keepdims=True)
+        normals = np.where(length > 1e-9, normals / np.maximum(length, 1e-300), 0)
+        blind = (seen.on[:, None, :] & ~known[None]).any(axis=2)
+        return cls(x, seen, *told, z, normals, blind, known, held)
+
+    def joined(self, more: Sums) -> Sums:
+        """With other vectors for the same candidates."""
+        width = max(self.vectors.shape[2], more.vectors.shape[2])
+        both = [each._widened(width) for each in (self, more)]
+        of: dict[str, Any] = {name: np.concatenate([getattr(each, name) for each in both]) for name in ROWS}
+        seen = Moves(*(np.concatenate(pair) for pair in zip(both[0].seen, both[1].seen, strict=True)))
+        return replace(self, seen=seen, **of)
+
+    def among(self, which: slice) -> Sums:
+        """With some of the vectors only."""
+        of: dict[str, Any] = {name: getattr(self, name)[which] for name in ROWS}
+        return replace(self, seen=Moves(*(each[which] for each in self.seen)), **of)
+
+    def _widened(self, width: int) -> Sums:
+        """With zeros along further directions."""
+        more = [(0, 0), (0, 0), (0, width - self.vectors.shape[2])]
+        seen = self.seen._replace(move=np.pad(self.seen.move, more))
+        return replace(self, seen=seen, vectors=np.pad(self.vectors, more), normals=np.pad(self.normals, more))
+
+    def veiled(self, use: Bool[np.ndarray, " K"]) -> Bool[np.ndarray, "N k"]:
+        """Values before that unknown weights of the candidates in use may add to a sum."""
+        return np.asarray(((self.seen.on[:, None, :] & ~self.known[None]) & use[None, :, None]).any(axis=1))
+
+    def judged(
+        self, side: Float[np.ndarray, " K"] | None, use: Bool[np.ndarray, " K"]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which vectors could contradict these candidates with these sides, whatever they are if None, and which of
+        them do."""
+        active = use if side is None else ((self.z * side > 0) | self.blind) & use
+        parts = self.normals * np.broadcast_to(active, self.z.shape)[:, :, None]
+        if self.blind[:, use].any():
+            parts = np.concatenate([parts, self.seen.move * self.veiled(use)[:, :, None]], axis=1)
+        _, s, vt = np.linalg.svd(parts, full_matrices=False)
+        spans = s > DEPENDENT
+        share = np.einsum("nqd,nmd->nqm", vt, self.vectors) * spans[:, :, None]
+        left = self.vectors - np.einsum("nqm,nqd->nmd", share, vt)
+        off = np.linalg.norm(left, axis=(1, 2)) > self.held.part + self.held.sigmas * self.error
+        near = np.abs(self.z) < NEAR * (1 + np.linalg.norm(self.seen.h, axis=1))[:, None]
+        clear = ~(~self.blind & near & use).any(axis=1)
+        tells = clear & (spans.sum(axis=1) < self.seen.rank)
+        return tells, tells & off
+
+    def score(self, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"]) -> float:
+        """How much more vectors agree with these sides than contradict them."""
+        tells, wrong = self.judged(side, use)
+        return float(tells.sum() - (1 + WORSE) * wrong.sum())
+
+    def votes(self, use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+        """On which sides neurons have the larger share in vectors, or do not have none: the clearer the larger."""
+        told = ~(self.blind & use).any(axis=1)
+        parts, up = self.normals[told] * use[:, None], self.z[told] > 0
+        inverse = np.linalg.pinv(parts, rcond=self.held.apart)
+        # Where a normal is told apart from all others its share is its own: such places count. In the mean of
+        # logarithms: a few large ones would decide a mean.
+        share = np.log(np.maximum(((self.vectors[told] @ inverse) ** 2).sum(axis=1), self.held.part**2))
+        weight = np.exp(APART * (np.einsum("nkd,ndk->nk", parts, inverse) - 1))
+        less, more = (_mean(share, weight * on) for on in (~up, up))
+        # On one side only there is a share in it where that is the active one.
+        least = 2 * np.log(NONE)
+        less, more = np.where(up.all(axis=0), least, less), np.where((~up).all(axis=0), least, more)
+        return np.asarray(more - less)
+
+    def turned(
+        self, use: Bool[np.ndarray, " K"], lean: Float[np.ndarray, " K"] | None = None
+    ) -> Float[np.ndarray, " K"]:
+        """The sides that fewest vectors contradict, by turning one neuron after the other, the least clear first, from
+        what some lean to; None: from `votes`."""
+        some = self.among(slice(None, None, max(1, len(self.x) // TURNS)))
+        lean = some.votes(use) if lean is None else lean
+        side = np.where(lean >= 0, 1.0, -1.0)
+        now = some.score(side, use)
+        for _ in range(ROUNDS):
+            before = now
+            for i in np.argsort(np.abs(lean) + np.where(use, 0, np.inf), kind="stable")[: use.sum()]:
+                other = side.copy()
+                other[i] *= -1
+                then = some.score(other, use)
+                if then > now:
+                    side, now = other, then
+            if now == before:
+                break
+        return side
+
+    def made_up(self, spare: Bool[np.ndarray, " K"], least: float) -> Chosen:
+        """These neurons as a layer, if that is what they are, and their sides.
+
+        `spare`: which are left out where no vector calls for them. `least`: share of the vectors that must be sums of
+        the active ones; where these are not even sums of all, sides are not looked for.
+        """
+        use = np.ones(len(spare), dtype=bool)
+        side, (tells, wrong) = np.ones(len(spare)), self.judged(None, use)
+        if wrong.sum() <= (1 - least) * tells.sum():
+            side = self.turned(use)
+            for i in np.flatnonzero(spare):
+                fewer = use & (np.arange(len(use)) != i)
+                with_it = self.z[:, i] * side[i] > 0
+                bad = (int((self.judged(side, each)[1] & with_it).sum()) for each in (fewer, use))
+                if with_it.sum() >= self.held.few and next(bad) <= next(bad):
+                    use = fewer
+            tells, wrong = self.judged(side, use)
+        return Chosen(side, use, self.x[tells & ~wrong], self.x[wrong])
+
+
+class Chosen(NamedTuple):
+    """Candidates taken for a layer."""
+
+    side: Float[np.ndarray, " K"]  # +1 where positive is active, of all candidates
+    use: Bool[np.ndarray, " K"]  # which are taken
+    right: Float[np.ndarray, "R d"]  # where what they are could have been contradicted, and is not
+    wrong: Float[np.ndarray, "W d"]  # where it is
 
     @property
-    def rank(self) -> int:
-        """Along how many directions values move."""
-        return int(self.move.shape[1])
+    def telling(self) -> int:
+        """How many places could have contradicted it."""
+        return len(self.right) + len(self.wrong)
 
-    def left(self, span: Float[np.ndarray, "r q"], held: Held) -> float:
-        """What neurons whose normals have this orthonormal basis leave of it, in units of what they may."""
-        size = float(np.linalg.norm(self.slope))
-        left = float(np.linalg.norm(self.slope - (self.slope @ span) @ span.T))
-        return left / max(held.part * size + held.sigmas * self.error * float(np.sqrt(self.slope.size)), 1e-300)
-
-
-def whole(sure: list[Neuron], perhaps: list[Neuron], measured: Sequence[Moving]) -> list[Neuron] | None:
-    """The neurons of a layer, if they are all there: every derivative is a sum of the active ones' normals.
-
-    `sure`: neurons of this layer. `perhaps`: neurons that could be of a deeper one; those that no derivative calls for
-    are left out. `measured`: derivatives behind the layers before. None if some are missing, or if too few derivatives
-    told though they could.
-    """
-
-    def spans(neurons: list[Neuron]) -> bool:
-        right, wrong = judged(neurons, measured)
-        # With as many neurons as directions no derivative can contradict: `leaks` must show what is missing.
-        return not len(wrong) and (len(right) >= TELLING or len(neurons) >= most)
-
-    most = max(each.rank for each in measured)
-    chosen = [*sure, *perhaps]
-    if not chosen or not spans(chosen):
-        return None
-    for neuron in perhaps:
-        others = [n for n in chosen if n is not neuron]
-        if others and spans(others):
-            chosen = others
-    return chosen
-
-
-def judged(
-    neurons: list[Neuron], measured: Sequence[Moving]
-) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
-    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
-    rows, held = np.array([n.weights for n in neurons]), HELD[True]
-    right, wrong = [], []
-    for each in measured:
-        sharp = held.sigmas * each.error <= VAGUE * np.abs(each.slope).max(initial=0)
-        span = row_space(rows @ each.move)
-        if each.left(span, held) > 1:
-            wrong.append(each.x)
-        elif sharp and span.shape[1] < each.rank:
-            right.append(each.x)
-    n = len(measured[0].x) if measured else 0
-    return np.array(right).reshape(len(right), n), np.array(wrong).reshape(len(wrong), n)
+    def layer(self, found: Sequence[Neuron]) -> AffineMap:
+        """Rows and biases of those taken, signs settled."""
+        W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
+        return (W * self.side[:, None])[self.use], (b * self.side)[self.use]
 
 
 def told(
     probe: Probe,
     layers: list[AffineMap],
-    neurons: list[Neuron],
-    measured: Sequence[Moving],
+    neurons: Sequence[Neuron],
+    chosen: Chosen,
     pool: Float[np.ndarray, "N n"],
 ) -> list[Station]:
-    """Derivatives that could contradict these neurons, where those measured so far are too few for that. Queries:
-    `r + 4` per derivative in the r directions in which the layers before move; `TELLING` at most."""
-    lack = TELLING - sum(map(len, judged(neurons, measured)))
-    rows, out = np.array([n.weights for n in neurons]), list[Station]()
+    """Derivatives that could contradict a layer, where those measured so far are too few for that. Queries: `r + 4` per
+    derivative in the r directions in which the layers before move."""
+    (rows, bias), lack, out = chosen.layer(neurons), HELD[True].telling - chosen.telling, list[Station]()
     for x in pool:
         if lack <= 0:
             break
-        J = local(layers, x)[1]
-        if len(rows) < J.any(axis=1).sum() and row_space(rows @ J).shape[1] < np.linalg.matrix_rank(J):
+        h, J = local(layers, x)
+        active = rows[rows @ h + bias > 0]
+        if len(active) < J.any(axis=1).sum() and row_space(active @ J).shape[1] < np.linalg.matrix_rank(J):
             station = derivative(probe, layers, x, REACH * float(np.linalg.norm(x)))
             out += [] if station is None else [station]
             lack -= 1
     return out
 
 
-def signs(
-    probe: Probe, layers: list[AffineMap], layer: AffineMap, pool: Float[np.ndarray, "N n"], doubt: float = 0.0
-) -> tuple[AffineMap | None, list[Station]]:
-    """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
-
-    `layer`: all neurons of this layer, up to sign; `doubt`: the largest error of their weights. Returns None for the
-    layer if these are not all of it after all, or some neuron's sign cannot be told; and where derivatives were
-    measured. Queries: `r + 4` per derivative in the r directions in which the layers before move; some 4 to 8 of them.
-    """
-    rows, bias = layer
-    stations: list[Station] = []
-    k = np.arange(len(rows))
-    seen, largest = np.zeros((2, len(rows)), dtype=int), np.zeros((2, len(rows)))
-    for x in _clearest(layers, rows, pool):
-        h, J = local(layers, x)
-        up = (rows @ h + bias > 0).astype(int)
-        if (seen[up, k] >= 2).all():
-            continue
-        if seen.sum() > 8 * len(rows):
-            break
-        measured = derivative(probe, layers, x, REACH * float(np.linalg.norm(x)))
-        if measured is None:
-            continue
-        stations.append(measured)
-        here = Moving.of(layers, measured)
-        if here.left(row_space(rows @ here.move), HELD[True]._replace(sigmas=WIDE)) > 1:
-            return None, stations
-        share = np.abs(np.linalg.lstsq((rows @ J).T, measured.slope.T, rcond=None)[0]).max(axis=1)
-        seen[up, k] += 1
-        largest[up, k] = np.maximum(largest[up, k], share)
-    quiet = largest < max(10 * HELD[True].part, min(LEAK * doubt, LOUD)) * largest.max()
-    if not (seen.sum(axis=0) > 0).all() or not quiet.any(axis=0).all():
-        return None, stations
-    side = np.where(largest[1] >= largest[0], 1.0, -1.0)
-    side = np.where((seen[0] == 0) & quiet[1], -1.0, side)
-    side = np.where((seen[1] == 0) & quiet[0], 1.0, side)
-    return (rows * side[:, None], bias * side), stations
+def _mean(values: Float[np.ndarray, "N K"], weights: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " K"]:
+    """Of each column."""
+    return np.asarray((values * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-300))
 
 
-def _clearest(layers: list[AffineMap], rows: np.ndarray, pool: np.ndarray) -> list[np.ndarray]:
-    """Points where the shares of all these neurons in a derivative can be told apart, the clearest first."""
-    clear = []
-    for x in pool:
-        move = rows @ local(layers, x)[1]
-        size = np.linalg.norm(move, axis=1, keepdims=True)
-        s = np.linalg.svd(move / np.maximum(size, 1e-300), compute_uv=False)
-        if len(s) == len(rows) and s[-1] > 1e-3 and size.min() > 1e-9:
-            clear.append((float(s[-1]), x))
-    clear.sort(key=lambda place: -place[0])
-    return [x for _, x in clear[:200]]
+def _values(found: Sequence[Neuron], h: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N K"]:
+    """What candidates see."""
+    W, b = (np.array([getattr(one, name) for one in found]) for name in ("weights", "bias"))
+    return np.asarray(h @ W.T + b)
 
 
-@dataclass(frozen=True)
-class _Mixed:
-    """A derivative as a sum of neurons' normals, of few digits."""
-
-    of: Moving  # the derivative
-    parts: Float[np.ndarray, "q r"]  # the neurons' normals
-    up: Bool[np.ndarray, " q"]  # where they are positive
-
-    def tells(self, active: Bool[np.ndarray, " q"]) -> bool:
-        """Whether these neurons' normals could fail to add up to it."""
-        return bool(active.sum() < self.of.rank)
-
-    def left(self, active: Bool[np.ndarray, " q"]) -> float:
-        """What is left when these neurons explain as much as they can, in units of what may be."""
-        return self.of.left(np.linalg.qr(self.parts[active].T)[0], HELD[False])
-
-
-def active_sums(
-    layers: Sequence[AffineMap], stations: Sequence[Station], found: Sequence[Neuron], least: float
-) -> tuple[Bool[np.ndarray, " k"], AffineMap] | None:
-    """Which of these neurons make up the layer, and their rows and biases, signs settled.
-
-    `found`: neurons, signs unknown; those that no derivative calls for were met by mistake, or twice. `least`: share of
-    the derivatives that must be sums of the active ones. None where they are not all of it.
-    """
-    if not found:
-        return None
-    rows, bias = np.array([one.weights for one in found]), np.array([one.bias for one in found])
-    # Where the answers do not change at all a derivative tells nothing.
-    measured = [Moving.of(layers, station) for station in stations if station.slope.any()]
-    mixed = [_Mixed(each, rows @ each.move, rows @ each.h + bias > 0) for each in measured if each.slope.any()]
-    all_neurons = np.ones(len(rows), dtype=bool)
-    if not mixed or np.mean([m.left(all_neurons) > 1 for m in mixed if m.tells(all_neurons)] or [False]) > 1 - least:
-        return None
-    side = _signs(len(rows), mixed)
-    for i in range(len(rows)):
-        others = all_neurons & (np.arange(len(rows)) != i)
-        with_it = [m for m in mixed if m.up[i] == (side[i] > 0)]
-        if len(with_it) >= FEW and _wrong(with_it, side, others) <= _wrong(with_it, side, all_neurons):
-            all_neurons = others
-    telling = [m for m in mixed if m.tells(all_neurons & (m.up == (side > 0)))]
-    if len(telling) < MANY_TELLING or _wrong(telling, side, all_neurons) > 1 - least:
-        return None
-    return all_neurons, ((rows * side[:, None])[all_neurons], (bias * side)[all_neurons])
-
-
-def _wrong(mixed: Sequence[_Mixed], side: Float[np.ndarray, " k"], chosen: Bool[np.ndarray, " k"]) -> float:
-    """Share of these derivatives that the active ones of the chosen neurons do not add up to."""
-    return float(np.mean([m.left(chosen & (m.up == (side > 0))) > 1 for m in mixed]))
-
-
-def _signs(k: int, mixed: Sequence[_Mixed]) -> Float[np.ndarray, " k"]:
-    """Which sides are active: on the other one a neuron has no share in a derivative."""
-    squares, seen = np.zeros((2, k)), np.zeros((2, k))
-    each = np.arange(k)
-    for m in mixed:
-        share = np.linalg.lstsq(m.parts.T, m.of.slope.T, rcond=RESOLVED)[0] / np.linalg.norm(m.of.slope)
-        squares[m.up.astype(int), each] += (share**2).sum(axis=1)
-        seen[m.up.astype(int), each] += 1
-    mean = squares / np.maximum(seen, 1)
-    side = np.where(mean[1] >= mean[0], 1.0, -1.0)
-    # Where more neurons than directions move these are only votes: what derivatives leave decides.
-    some = mixed[:: max(1, len(mixed) // TURNS)]
-
-    def left(side: np.ndarray) -> float:
-        return float(np.mean([min(m.left(m.up == (side > 0)), FAIR) for m in some]))
-
-    now = left(side)
-    doubt = np.argsort(np.abs(mean[1] - mean[0]) / np.maximum(mean.sum(axis=0), 1e-300))
-    for _ in range(ROUNDS):
-        before = now
-        for i in doubt:
-            other = side.copy()
-            other[i] *= -1
-            then = left(other)
-            if then < now:
-                side, now = other, then
-        if now == before:
-            break
-    return side
+def runs(sightings: Sightings, layers: list[AffineMap]) -> Int[np.ndarray, "N LONGEST"]:
+    """Places of derivatives between which no neuron behind these layers switches, the last one again where there are
+    fewer: breakpoints between them are neurons' of the layers."""
+    lines, piece = sightings.lines, sightings.piece
+    sizes = [len(line.t) for line in lines]
+    first = np.cumsum([0, *sizes])
+    # How many breakpoints up to each one are others'.
+    foreign = np.concatenate([[0], np.cumsum(~explained(layers, np.concatenate([line.points for line in lines])))])
+    order = np.lexsort((piece[:, 1], piece[:, 0]))
+    line, at = piece[order, 0], first[piece[order, 0]] + piece[order, 1]
+    start = np.append(True, (line[1:] != line[:-1]) | (foreign[at[1:]] != foreign[at[:-1]]))
+    out = []
+    for some in np.split(order, np.flatnonzero(start)[1:]):
+        for i in range(0, len(some), LONGEST):
+            part = some[i : i + LONGEST]
+            out.append(np.append(part, np.repeat(part[-1], LONGEST - len(part))))
+    return np.array(out, dtype=int).reshape(-1, LONGEST)

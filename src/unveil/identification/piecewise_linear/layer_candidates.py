@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +70,10 @@ class Views(NamedTuple):
         rest = map(np.concatenate, zip(before[2:], new[2:], strict=True))
         return cls(np.append(before.which, held + new.which), moves, *rest)
 
+    def members(self, one: Neuron) -> Bool[np.ndarray, " V"]:
+        """At which of them a neuron is zero."""
+        return np.isin(self.which, one.members)
+
     @classmethod
     def through(
         cls,
@@ -96,47 +100,9 @@ class Views(NamedTuple):
         return cls(which, seen, normal, error[which], line[which], along, equations, exact[which])
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """What may be a neuron `weights . h + bias`, up to sign, as far as it is known."""
-
-    weights: Float[np.ndarray, " k"]  # of unit norm, zero where unknown
-    bias: float  # its bias
-    known: Bool[np.ndarray, " k"]  # which weights are known
-    members: Bool[np.ndarray, " V"]  # critical points at which it is zero
-    should: int = 0  # at how many places of the lines it should have been met, as far as all it sees there is known
-    were: int = 0  # at how many of these it was
-    lines: int = 0  # on how many lines
-    # what was known of it without any critical point, as equations in units of their errors
-    before: Float[np.ndarray, "q p"] | None = None
-    # which neuron this is, however much of it is known: the critical point it began with, negative if read otherwise
-    key: int = -1
-
-    @classmethod
-    def given(cls, neuron: Neuron) -> Candidate:
-        """A neuron read in another way, before any critical point."""
-        return cls(neuron.weights, neuron.bias, neuron.known, np.zeros(0, bool), before=neuron.before, key=neuron.key)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all its weights are known."""
-        return bool(self.known.all())
-
-    @property
-    def theta(self) -> Float[np.ndarray, " p"]:
-        return np.append(self.weights, self.bias)
-
-    def neuron(self, views: Views) -> Neuron:
-        """With the errors of its weights; `members` are those of all that was seen."""
-        theta, spread = _solution(equations_of(self, views), self.known)
-        theta *= 1.0 if theta[:-1] @ self.weights >= 0 else -1.0
-        members = tuple(views.which[self.members].tolist())
-        return Neuron(theta[:-1], float(theta[-1]), self.known, members, spread, self.before, self.key)
-
-
 def candidates(
-    lines: tuple[Line, ...] | None, views: Views, layers: list[AffineMap], before: Sequence[Candidate], old: int
-) -> list[Candidate]:
+    lines: tuple[Line, ...] | None, views: Views, layers: list[AffineMap], before: Sequence[Neuron], old: int
+) -> list[Neuron]:
     """What may be neurons of the next layer, the best known first.
 
     A critical point at which no more values are active than move independently tells the weights for these. Others that
@@ -145,23 +111,23 @@ def candidates(
     otherwise. `old`: how many these were: what they could begin they have begun.
     """
     ways = None if lines is None else Ways.of(layers, lines)
-    seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Candidate]()
+    seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Neuron]()
 
-    def grow(begun: Candidate, held: int = 0) -> bool:
-        grown = _grown(begun, views, held)
+    def grow(begun: Neuron) -> bool:
+        grown = _grown(begun, views)
+        members = views.members(grown)
         if ways is not None:
-            if grown.members.sum() < FEWEST or len(set(views.line[grown.members].tolist())) < 2:
+            if members.sum() < FEWEST or len(set(views.line[members].tolist())) < 2:
                 return False
             grown = ways.confirmed(grown)
             if grown.should < FEWEST or grown.lines < LINES or grown.were < SHARE * grown.should:
                 return False
-        taken[grown.members] = True
+        taken[members] = True
         out.append(grown)
         return True
 
     for one in before:
-        held = len(one.members)
-        grow(replace(one, members=np.append(one.members, np.zeros(len(taken) - held, dtype=bool))), held)
+        grow(one)
     active = seen.on.sum(axis=1)
     known = views.error < (SHARP if len(active) >= MANY else VAGUE)
     ready = np.flatnonzero((active <= seen.rank) & (active >= 2) & known & (np.arange(len(active)) >= old))
@@ -185,7 +151,7 @@ def candidates(
     return [out[i] for i in kept]
 
 
-def _start(views: Views, i: int) -> Candidate | None:
+def _start(views: Views, i: int) -> Neuron | None:
     """The weights that one critical point tells alone."""
     on, normal = views.seen.on[i], views.normal[i]
     s = np.linalg.svd(active := views.seen.move[i][on], compute_uv=False)
@@ -196,32 +162,30 @@ def _start(views: Views, i: int) -> Candidate | None:
         return None
     weights = np.zeros(len(on))
     weights[on] = part / np.linalg.norm(part)
-    members, bias = np.arange(len(views.which)) == i, -float(weights @ views.seen.h[i])
-    return Candidate(weights, bias, on.copy(), members, key=int(views.which[i]))
+    bias, which = -float(weights @ views.seen.h[i]), int(views.which[i])
+    return _solved(Neuron(weights, bias, on.copy(), (which,), np.zeros((len(on) + 1,) * 2), key=which), views)
 
 
-def _grown(one: Candidate, views: Views, held: int) -> Candidate:
-    """With all critical points that agree. `held`: against how many, the first ones, it was held as it is."""
-    on, many = views.seen.on, len(views.which) >= MANY
-    least = np.where(views.exact & (not many), 1, 2)
+def _grown(one: Neuron, views: Views) -> Neuron:
+    """With all critical points that agree."""
+    on, many, held = views.seen.on, len(views.which) >= MANY, one.held
+    least, members = np.where(views.exact & (not many), 1, 2), views.members(one)
     while True:
         unknown = on & ~one.known
         counts, shared = unknown.sum(axis=1), (on & one.known).sum(axis=1)
-        open_, spare = ~one.members & (shared >= least), views.seen.rank - counts
+        open_, spare = ~members & (shared >= least), views.seen.rank - counts
         for count in range((FEWER if many else UNKNOWN) + 1):
             which = held + np.flatnonzero((open_ & (counts == count) & (spare >= least))[held:])
             agree, told = _agree(one, views, which, unknown)
             if agree.any():
                 break
         else:
-            which = np.flatnonzero(open_ & (counts == 1) & (views.seen.rank == 2))
-            if not len(which) or which[-1] < held:
-                return one
-            agree, told = _agree(one, views, which, unknown)
-            agree = told_twice(unknown[which].argmax(axis=1), told, views.line[which], agree)
+            count, which = 1, np.flatnonzero(open_ & (counts == 1) & (views.seen.rank == 2))
+            if len(which) and which[-1] >= held:
+                agree, told = _agree(one, views, which, unknown)
+                agree = told_twice(unknown[which].argmax(axis=1), told, views.line[which], agree)
             if not agree.any():
-                return one
-            count = 1
+                return replace(one, held=len(on))
         if count:
             # One at a time: the best known.
             best = int(np.flatnonzero(agree)[views.error[which[agree]].argmin()])
@@ -229,9 +193,8 @@ def _grown(one: Candidate, views: Views, held: int) -> Candidate:
             weights[unknown[which[best]]] = told[best]
             one = replace(one, weights=weights, known=one.known | unknown[which[best]])
             which, agree = which[best : best + 1], agree[best : best + 1]
-        members, held = one.members.copy(), 0
-        members[which[agree]] = True
-        one = _solved(replace(one, members=members), views)
+        members[which[agree]], held = True, 0
+        one = _solved(replace(one, members=tuple(views.which[members].tolist())), views)
 
 
 def told_twice(
@@ -251,7 +214,7 @@ def told_twice(
 
 
 def _agree(
-    one: Candidate,
+    one: Neuron,
     views: Views,
     which: Int[np.ndarray, " C"],
     unknown: Bool[np.ndarray, "V k"],
@@ -281,22 +244,18 @@ def _agree(
     return firm & across & (np.abs(left[:, -1]) < allowed) & (size > 1e-7), told
 
 
-def equations_of(one: Candidate, views: Views) -> Float[np.ndarray, "Q p"]:
-    """Of its best known critical points, some for every known weight, in units of their errors."""
-    members = np.flatnonzero(one.members)
+def _solved(one: Neuron, views: Views) -> Neuron:
+    """With the weights and bias, and their errors, of its best known critical points, some for every known weight."""
+    members = np.flatnonzero(views.members(one))
     if len(members) > MOST:
         best = members[np.argsort(views.error[members])[:MOST]]
         cover = [members[views.seen.on[members, j]][:3] for j in np.flatnonzero(one.known)]
         members = np.unique(np.concatenate([best, *cover]))
     E = views.equations[members] / np.maximum(views.error[members], 1e-12)[:, None, None]
     E = E.reshape(-1, E.shape[2])
-    return np.asarray(E if one.before is None else np.concatenate([one.before, E]))
-
-
-def _solved(one: Candidate, views: Views) -> Candidate:
-    theta, _ = _solution(equations_of(one, views), one.known)
+    theta, spread = _solution(E if one.before is None else np.concatenate([one.before, E]), one.known)
     theta *= 1.0 if theta[:-1] @ one.weights >= 0 else -1.0
-    return replace(one, weights=theta[:-1], bias=float(theta[-1]))
+    return replace(one, weights=theta[:-1], bias=float(theta[-1]), spread=spread)
 
 
 def _solution(
@@ -344,7 +303,7 @@ class Ways(NamedTuple):
             [slope <= still for slope in slopes],
         )
 
-    def confirmed(self, one: Candidate) -> Candidate:
+    def confirmed(self, one: Neuron) -> Neuron:
         """With how often it was met where it should have been."""
         z = [h @ one.weights + one.bias for h in (self.before, self.after)]
         which = np.flatnonzero((z[0] > 0) != (z[1] > 0))

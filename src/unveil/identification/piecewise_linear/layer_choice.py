@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.derivative_sums import HELD, Chosen, Sums
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views
-from unveil.identification.piecewise_linear.layer_sums import VAGUE, Sums
+from unveil.identification.piecewise_linear.layer_candidates import Views
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.sightings import Sightings
 
@@ -34,16 +35,7 @@ FEW_DIRECTIONS = 2  # along two directions a deeper neuron may look like one of 
 STEP = 0.02  # steps for derivatives, relative to how far out a place is
 
 
-class Chosen(NamedTuple):
-    """Candidates taken for a layer."""
-
-    side: Float[np.ndarray, " K"]  # +1 where positive is active, of all candidates
-    use: Bool[np.ndarray, " K"]  # which are taken
-    right: Float[np.ndarray, "R d"]  # where what they are could have been contradicted, and is not
-    wrong: Float[np.ndarray, "W d"]  # where it is
-
-
-def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: list[Candidate]) -> Chosen:
+def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: list[Neuron]) -> Chosen:
     """The candidates that make up the layer, and their sides.
 
     Those that are met wherever they should be come first, then those that explain what is left; what nothing calls for
@@ -102,7 +94,7 @@ class Here(NamedTuple):
     sightings: Sightings  # all of them
     views: Views  # those behind the layers before
     layers: list[AffineMap]  # before
-    found: list[Candidate]  # the candidates
+    found: list[Neuron]  # the candidates
 
     def pool(self, count: int) -> Float[np.ndarray, "count d"]:
         """Places to choose among."""
@@ -119,7 +111,7 @@ class Here(NamedTuple):
 
     def members(self, i: int) -> Int[np.ndarray, " M"]:
         """Critical points of a candidate whose normals are known well, the best ones first."""
-        some = np.flatnonzero(self.found[i].members & (self.views.error < VAGUE))
+        some = np.flatnonzero(self.views.members(self.found[i]) & (self.views.error < HELD[True].vague))
         return some[np.argsort(self.views.error[some], kind="stable")]
 
     def at_own(
@@ -164,9 +156,8 @@ class Here(NamedTuple):
         that, by the sides as they seem, and of places with the same ones positive one is enough. Queries:
         `FRESH (d + 4)`, at most `1 + AGAIN` times.
         """
-        rng = self.sightings.probe.rng
         sums = self.gathered()
-        side = sums.turned(use, rng)
+        side = sums.turned(use)
         for number in range(1 + AGAIN if use.any() else 0):
             if sums.judged(side, use)[0].sum() >= ENOUGH * TELLING:
                 break
@@ -174,7 +165,7 @@ class Here(NamedTuple):
             if not len(x):
                 break
             sums = sums.joined(self.asked(x, STEP * np.linalg.norm(x, axis=1) / np.sqrt(self.sightings.d)))
-            both = sums.turned(use, rng), sums.turned(use, rng, side)
+            both = sums.turned(use), sums.turned(use, side)
             side = max(both, key=lambda each: sums.score(each, use))
         return sums, side
 

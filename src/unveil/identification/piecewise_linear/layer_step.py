@@ -11,9 +11,11 @@ from jaxtyping import Float
 from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint
+from unveil.identification.piecewise_linear.derivative_sums import Chosen
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
-from unveil.identification.piecewise_linear.layer_choice import MET, Chosen
+from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
+from unveil.identification.piecewise_linear.layer_choice import MET
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.sightings import Sightings
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
@@ -54,7 +56,7 @@ class LayerStep:
 
     state: ManyLayers  # what was read before
     views: Views  # critical points behind it
-    found: list[Candidate]  # candidates
+    found: list[Neuron]  # candidates
     old: int  # how many views these come from
     tried: Counter[tuple[int, int]]  # how often each unknown weight was looked for, by what was known of its neuron
     near: Float[np.ndarray, "B d"] | None = None  # points near which these are looked for, too
@@ -70,7 +72,7 @@ class LayerStep:
         return max(2, int(MORE * self.state.sightings.d))
 
     @property
-    def trusted(self) -> list[Candidate]:
+    def trusted(self) -> list[Neuron]:
         """Candidates met nearly wherever they should be."""
         return [one for one in self.found if one.should >= 6 and one.were >= MET * one.should]
 
@@ -99,43 +101,37 @@ class LayerStep:
             step = replace(step, state=state).with_candidates(begin)
         return step
 
-    def _met_at(self, some: list[Candidate]) -> list[CriticalPoint]:
+    def _met_at(self, some: list[Neuron]) -> list[CriticalPoint]:
         sightings, layers = self.state.sightings, self.state.layers
         rng, d = sightings.probe.rng, sightings.d
-        neurons = [one.neuron(self.views) for one in some]
         base = np.concatenate([sightings.unusual(ANYWHERE), sightings.usual(ANYWHERE)])
-        near = np.concatenate([rng.choice(np.flatnonzero(one.members), BESIDE) for one in some])
-        beside = sightings.x[self.views.which[near]] + NEARBY * rng.standard_normal((len(near), d))
+        near = np.concatenate([rng.choice(one.members, BESIDE) for one in some])
+        beside = sightings.x[near] + NEARBY * rng.standard_normal((len(near), d))
         base = base if self.near is None else np.concatenate([base, self.near])
-        direction = np.concatenate([rng.standard_normal(base.shape), self.views.normal[near]])
+        direction = np.concatenate([rng.standard_normal(base.shape), sightings.normal[near]])
         everywhere, base = Frame.of_input(d, None), np.concatenate([base, beside])
-        there = places(layers, neurons, base, direction, self.tried, OTHERS, everywhere)[:AT_ONCE]
+        there = places(layers, some, base, direction, self.tried, OTHERS, everywhere)[:AT_ONCE]
         if not there:
             return []
         self.tried.update((place.neuron, place.unknown) for place in there)
-        return complete_weights(sightings.probe, layers, neurons, there, everywhere)[0]
+        return complete_weights(sightings.probe, layers, some, there, everywhere)[0]
 
     def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
         """The layer, and where it explains how answers change and where not. Queries: `2 LOOKS`."""
-        sightings, side, use = self.state.sightings, chosen.side, chosen.use
-        W, b = np.array([one.weights for one in self.found]), np.array([one.bias for one in self.found])
-        layer = (W * side[:, None])[use], (b * side)[use]
+        sightings, layer = self.state.sightings, chosen.layer(self.found)
         x = np.empty((0, sightings.d))
-        if not use.any():
+        if not chosen.use.any():
             return layer, x, x
         x = np.concatenate([sightings.unusual(AMONG * LOOKS), sightings.usual(AMONG * LOOKS)])
-        unknown = np.array([~one.known for one in self.found])[use].any(axis=0)
+        unknown = np.array([~one.known for one in self.found])[chosen.use].any(axis=0)
         x = x[~(after(self.state.layers, x)[:, unknown] > 0).any(axis=1)]
         x = sightings.probe.rng.permutation(x)
         return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
 
     def completed_by_sums(self, chosen: Chosen) -> tuple[AffineMap, bool]:
         """The layer with unknown weights that derivatives tell, and whether all are."""
-        side, use = chosen.side, chosen.use
-        found = weights_from_sums(self.state.sightings, self.state.layers, self.found, side, use)
-        W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
-        whole = all(one.whole for one, used in zip(found, use, strict=True) if used)
-        return ((W * side[:, None])[use], (b * side)[use]), whole
+        found = weights_from_sums(self.state.sightings, self.state.layers, self.found, chosen.side, chosen.use)
+        return chosen.layer(found), all(one.whole for one, used in zip(found, chosen.use, strict=True) if used)
 
     def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> LayerStep:
         """With lines from where the layer is wrong to where it is right, and others."""

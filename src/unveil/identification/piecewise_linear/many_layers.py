@@ -21,13 +21,14 @@ from unveil.identification.fitting.output_layer import (
 )
 from unveil.identification.piecewise_linear.closing import close
 from unveil.identification.piecewise_linear.critical_point import across
+from unveil.identification.piecewise_linear.derivative_sums import Chosen
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.few_directions import Directions
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.layer_candidates import Candidate
-from unveil.identification.piecewise_linear.layer_choice import Chosen, choose
+from unveil.identification.piecewise_linear.layer_choice import choose
 from unveil.identification.piecewise_linear.layer_step import LayerStep, ManyLayers
 from unveil.identification.piecewise_linear.missed_in_layers import ROUGH, with_missed
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import worst_sharpened
@@ -149,7 +150,7 @@ class _Trial:
         return self.told, self.contradicted <= CONTRADICT, self.contradicted <= FEW, len(self.layer[1])
 
 
-def _ended(state: ManyLayers, found: list[Candidate], asked: Asked) -> tuple[ManyLayers, Float[np.ndarray, "B d"]]:
+def _ended(state: ManyLayers, found: list[Neuron], asked: Asked) -> tuple[ManyLayers, Float[np.ndarray, "B d"]]:
     """With the network whose last hidden layer these are, as far as they explain fresh answers, and where they do not.
     Queries: `PER_UNKNOWN` per unknown of the fit, and `BESIDES`."""
     rows, bias, known = (np.array([getattr(one, name) for one in found]) for name in ("weights", "bias", "known"))

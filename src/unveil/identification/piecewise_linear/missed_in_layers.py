@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.identification.fitting.output_layer import AffineMap, Asked, after, agreement
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, measure_normals
-from unveil.identification.piecewise_linear.layer_candidates import Candidate
 from unveil.identification.piecewise_linear.layer_choice import MET
 from unveil.identification.piecewise_linear.layer_step import NEAREST, LayerStep, ManyLayers
 from unveil.identification.piecewise_linear.neuron import Neuron
@@ -156,21 +155,21 @@ def _borders(
     return replace(sightings, lines=(*sightings.lines, *lines)).with_points(met)
 
 
-def _missed(sightings: Sightings, maps: list[AffineMap], depth: int) -> list[Candidate]:
+def _missed(sightings: Sightings, maps: list[AffineMap], depth: int) -> list[Neuron]:
     """Neurons behind so many layers that critical points show which nothing in the network explains."""
     left = ~explained(maps[:-1], sightings.x)
     names = ("x", "normal", "error", "line")
     some = replace(sightings, **{name: getattr(sightings, name)[left] for name in names})
     step = LayerStep.of(ManyLayers(some, maps[:depth])).with_candidates()
     if step.found:
-        points = np.concatenate([step.views.which[one.members] for one in step.found])
+        points = np.concatenate([one.members for one in step.found])
         rng = sightings.probe.rng
         step = replace(step, near=_beside(some.x[points], rng)[:ABOUT])
     return [one for one in step.completed().found if one.were >= MET * one.should]
 
 
 def _turned(
-    maps: list[AffineMap], depth: int, one: Candidate, x: Float[np.ndarray, "N d"]
+    maps: list[AffineMap], depth: int, one: Neuron, x: Float[np.ndarray, "N d"]
 ) -> tuple[tuple[Float[np.ndarray, " k"], float], Bool[np.ndarray, " N"]]:
     """Weights and bias of a neuron that is active at few of these points, and at which. Where an unknown weight matters
     it is not active, as far as can be said."""
@@ -253,7 +252,7 @@ def _column(
     rows, size = following[0], np.linalg.norm(following[0], axis=1)
     theirs = np.append(np.ones(rows.shape[1], dtype=bool), False)
     given = [
-        Candidate.given(Neuron.given(row / n, c / n, KNOWN, key=-1 - i).among(theirs))
+        Neuron.given(row / n, c / n, KNOWN, key=-1 - i).among(theirs)
         for i, (row, c, n) in enumerate(zip(rows, following[1], size, strict=True))
     ]
     active = after(maps, sightings.x)[:, -1] > 0

@@ -26,13 +26,17 @@ class Neuron:
     weights: Float[np.ndarray, " k"]  # of unit norm, zero where unknown
     bias: float  # its bias
     known: Bool[np.ndarray, " k"]  # which weights are known
-    members: tuple[int, ...]  # critical points it was merged from
-    spread: Float[np.ndarray, "q q"]  # covariance of the errors of weights and bias
+    members: tuple[int, ...]  # critical points at which it is zero, ascending
+    spread: Float[np.ndarray, "p p"]  # covariance of the errors of weights and bias
     # what was known of it without any critical point, as equations in units of their errors
     before: Float[np.ndarray, "q p"] | None = None
     # which of a layer's neurons this is, however much of it is known: the critical point it began with, negative if it
     # was read in another way
     key: int = -1
+    held: int = 0  # against how many critical points it was held, the first ones
+    should: int = 0  # at how many places of lines it should have been met, as far as all it sees there is known
+    were: int = 0  # at how many of these it was
+    lines: int = 0  # on how many lines
 
     @classmethod
     def given(cls, row: Float[np.ndarray, " k"], bias: float, error: float, key: int = -1) -> Neuron:
@@ -41,6 +45,15 @@ class Neuron:
         across = np.eye(len(theta)) - np.outer(theta, theta) / (theta @ theta)
         spread = error**2 * np.eye(len(theta))
         return cls(row, bias, np.ones(len(row), dtype=bool), (), spread, before=across / error, key=key)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its weights are known."""
+        return bool(self.known.all())
+
+    @property
+    def theta(self) -> Float[np.ndarray, " p"]:
+        return np.append(self.weights, self.bias)
 
     @property
     def readings(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,9 +12,9 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap
-from unveil.identification.piecewise_linear.completeness import leaks_of_few, steady_of_few
+from unveil.identification.piecewise_linear.completeness import leaks, steady
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, measure_normals
-from unveil.identification.piecewise_linear.derivative_sums import active_sums
+from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Behind, follow
@@ -78,6 +79,12 @@ class Traced:
             return None
         return np.array([one.weights for one in self.partial]), np.array([one.bias for one in self.partial])
 
+    @property
+    def doubt(self) -> float:
+        """The largest error of a row."""
+        spreads = [*self.spreads, np.array([one.spread[:-1, :-1] for one in self.partial])]
+        return float(np.sqrt(max(np.trace(each, axis1=1, axis2=2).max() for each in spreads if len(each))))
+
     def left_behind(self, layer: AffineMap) -> Traced:
         """With this layer read whole."""
         spreads = (*self.spreads, np.array([one.spread for one in self.partial]))
@@ -111,7 +118,7 @@ def trace_layers(
     `frame`: where all that the first layer's neurons sum up, which `probe` asks about, is positive; `usual`: usual
     sums; `error`: of its normals. Queries: those of `line_search` for at most `MOST_LINES` lines per layer, of
     `derivatives` beside breakpoints that no neuron explains, of `follow` for each of these, and those of
-    `leaks_of_few`.
+    `leaks`.
     """
     state = Traced.begun(error)
     for _ in range(most_layers):
@@ -156,16 +163,15 @@ def _next_layer(
             state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
         else:
             least = WHOLE if quiet < QUIET else NEARLY
-            summed = active_sums(behind.layers, state.stations, state.partial, least)
+            summed = _summed(behind.layers, state, least)
             if summed is None:
                 among = aimed % 2 == 0
                 lines = _through(usual, probe.rng) if among else frame.lines(LINES, FAR, probe.rng)
                 state = _search(probe, usual if among else frame, state, lines)
             else:
-                kept, layer = summed
-                of_layer = tuple(one for one, stays in zip(state.partial, kept, strict=True) if stays)
+                of_layer, layer = summed
                 some = usual.sample(AMONG * LOOKS, probe.rng)
-                right, wrong = leaks_of_few(probe, list(state.layers), layer, some, LOOKS)
+                right, wrong = leaks(probe, behind.layers, layer, some, LOOKS, state.doubt)
                 if quiet > QUIET or len(wrong) <= FEW * len(right) or not len(right):
                     share = len(wrong) / max(len(right) + len(wrong), 1)
                     yield replace(state, partial=of_layer, whole=layer, lacking=(*state.lacking, share))
@@ -174,11 +180,23 @@ def _next_layer(
                     state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
                 else:
                     # Lines that lead to where the layer is wrong say nothing of how often it is.
-                    lines = _across(probe, behind, layer, wrong, right)
+                    lines = _across(probe, behind, layer, state.doubt, wrong, right)
                     state = replace(_search(probe, usual, state, lines), stations=state.stations)
             aimed += 1
         yield state
         searched += LINES
+
+
+def _summed(layers: list[AffineMap], state: Traced, least: float) -> tuple[tuple[Neuron, ...], AffineMap] | None:
+    """The neurons of the layer, and it; None where derivatives do not show that they are all of it. Those that none
+    calls for were met by mistake, or twice."""
+    if not state.partial:
+        return None
+    sums = Sums.of_stations(layers, state.partial, state.stations, HELD[False])
+    chosen = sums.made_up(np.ones(len(state.partial), dtype=bool), least)
+    if chosen.telling < HELD[False].telling or len(chosen.wrong) > (1 - least) * chosen.telling:
+        return None
+    return tuple(compress(state.partial, chosen.use)), chosen.layer(state.partial)
 
 
 def _through(usual: Frame, rng: np.random.Generator) -> Lines:
@@ -187,14 +205,16 @@ def _through(usual: Frame, rng: np.random.Generator) -> Lines:
     return start, end - start, np.full(LINES, -BEYOND), np.full(LINES, 1 + BEYOND)
 
 
-def _across(probe: Probe, behind: Behind, layer: AffineMap, wrong: np.ndarray, right: np.ndarray) -> Lines:
+def _across(
+    probe: Probe, behind: Behind, layer: AffineMap, doubt: float, wrong: np.ndarray, right: np.ndarray
+) -> Lines:
     """Short lines across where the layer begins to be wrong, between points at which much the same neurons are active.
-    Queries: those of `steady_of_few` at `LINES` points, `HALVINGS` times."""
+    Queries: those of `steady` at `LINES` points, `HALVINGS` times."""
     start = wrong[probe.rng.integers(len(wrong), size=LINES)]
     end = alike(behind.layers, start, right, probe.rng, 1)
     for _ in range(HALVINGS):
         middle = (start + end) / 2
-        changing = np.isin(np.arange(LINES), steady_of_few(probe, behind.layers, layer, middle, LINES)[1])[:, None]
+        changing = np.isin(np.arange(LINES), steady(probe, behind.layers, layer, middle, LINES, doubt)[1])[:, None]
         start, end = np.where(changing, middle, start), np.where(changing, end, middle)
     return start, end - start, np.full(LINES, -1.0), np.full(LINES, 2.0)
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_candidates import Candidate
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.sightings import Sightings
 
@@ -26,10 +26,10 @@ NONE, BEYOND = 6, 1.5
 def weights_from_sums(
     sightings: Sightings,
     layers: list[AffineMap],
-    found: list[Candidate],
+    found: list[Neuron],
     side: Float[np.ndarray, " K"],
     use: Bool[np.ndarray, " K"],
-) -> list[Candidate]:
+) -> list[Neuron]:
     """The candidates of a layer with unknown weights told by derivatives where one of them matters.
 
     At a place where all that is active is known but one weight of one neuron, the derivative is a sum of the active
