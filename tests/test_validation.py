@@ -11,7 +11,7 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.rounding import rounding, rows_for
-from unveil.identification.check_points import check_points, switching, unusual
+from unveil.identification.check_points import check_points, crossings, switching, unusual
 from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method, residual
 from unveil.identification.piecewise_linear.closing import on_rare_sides
@@ -368,3 +368,34 @@ def test_a_deep_neuron_that_no_usual_input_switches_is_met_by_the_points_of_a_ch
             points = np.concatenate(check_points(lacking, uv.as_oracle(truth, 12), 300, rng))
             met.append(bool((lacking(points) != truth(points)).any()))
     assert_rate(met, 0.9)
+
+
+def test_hyperplanes_that_bend_far_out_only_are_told(seed: int) -> None:
+    """Of two nearly parallel neurons one is off wherever the next layer is on, but far out: there the hyperplanes of
+    that layer bend, which pass for a first layer's nearer by."""
+    w, b = np.array([[-0.4985, -1.2022], [0.3112, 0.9513]]), np.array([0.2453, -1.0587])
+    behind, c = np.array([[-1.63, 0.8761], [-0.585, 1.0863]]), np.array([-0.0124, -0.991])
+    last = np.array([[2.0296, -0.0506]]), np.zeros(1)
+    truth = uv.Network.from_weights([(w, b), (behind, c), last])
+    flat = uv.Network.from_weights([(behind[:, 1:] @ w[1:], behind[:, 1:] @ b[1:] + c), last])
+    oracle = uv.as_oracle(truth.logits, 2)
+    x = np.random.default_rng(0).standard_normal((5000, 2))
+    np.testing.assert_allclose(flat(x), truth(x), atol=1e-9)
+    told = []
+    for each in range(30):
+        points = check_points(flat, oracle, 100, np.random.default_rng(seed + each))
+        assert sum(map(len, points)) == 100
+        told.append(max(float(np.abs(flat(group) - truth(group)).max()) for group in points) > 1e-3)
+    assert_rate(told, 0.9)
+
+
+def test_points_lie_in_all_corners_where_hyperplanes_cross_far_out(rng: np.random.Generator) -> None:
+    rows, bias = np.array([[1.0, 0.0], [1.0, 0.05]]), np.array([0.0, -1.0])
+    network = uv.Network.from_weights([(rows, bias), (np.ones((1, 2)), np.zeros(1))])
+    at = crossings(network, rng.standard_normal((50, 2)), 40, rng)
+    assert len(at) == 4
+    sides = {tuple(each) for each in (at @ rows.T + bias > 0).tolist()}
+    assert len(sides) == 4  # they cross at (0, 20)
+    assert np.linalg.norm(at - [0, 20], axis=1).max() < 20
+    near = uv.Network.from_weights([(np.eye(2), np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+    assert not len(crossings(near, rng.standard_normal((50, 2)), 40, rng))

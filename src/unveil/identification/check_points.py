@@ -23,17 +23,23 @@ POOL, POOL_DEEP, CLIMB = 1000, 8000, 30
 # At these one feature is to be large: alone at half of them; at the others beside a second one as often as not, and the
 # rest may be active by as little as this weighs against them.
 LIGHTEST = 0.05
+# Where two hyperplanes of a first layer cross so far out one of them may bend, seen nowhere nearer: between so many
+# usual lengths, and at so many of the points at most, which are taken from usual ones and from those furthest out.
+CROSSING, CROSSINGS = (3.0, 100.0), 0.2
+PAIRS, ASIDE = 1000, 0.5  # pairs looked at at most; how far from where they cross, as a share of the way there
 ACROSS = 0.5  # distance from a hyperplane, in standard deviations of the preactivation: on either side of it
 
 
-def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Float[np.ndarray, "N n"]:
-    """The points moved to just beside hyperplanes of random hidden neurons, on either side. `x`: points to start
-    from."""
+def switching(
+    network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator, scale: float = 1.0
+) -> Float[np.ndarray, "N n"]:
+    """The points moved to just beside hyperplanes of random hidden neurons, on either side. `x`: points to start from,
+    `scale` times as far out as usual ones: as near to the hyperplanes as these would be moved."""
     x = x.copy()
     hidden = network.layers[:-1]
     if not hidden:
         return x
-    spread = [z.std(axis=0) + 1e-300 for z in network.preactivations(x, -2)]
+    spread = [z.std(axis=0) + 1e-300 for z in network.preactivations(x / scale, -2)]
     depth = rng.integers(len(hidden), size=len(x))
     neuron = np.array([rng.integers(hidden[d].neurons) for d in depth], dtype=int)
     side = rng.choice([-ACROSS, ACROSS], size=len(x))
@@ -156,28 +162,64 @@ def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, 
     return weights
 
 
+def crossings(
+    network: Network, x: Float[np.ndarray, "N n"], most: int, rng: np.random.Generator
+) -> Float[np.ndarray, "count n"]:
+    """Points in all four corners where two hyperplanes of the first layer cross, if that is far out.
+
+    A neuron of a deeper layer bends where one of the first switches. Its hyperplane passes for one of the first layer
+    where no line went on from there: rows that are nearly parallel cross further out than anyone asks. `x`: usual
+    points. `most`: at most so many.
+    """
+    first, size = network.layers[0], float(np.median(np.linalg.norm(x, axis=1)))
+    found = [x[:0]]
+    if len(network.layers) < 2 or network.n < 2:
+        return x[:0]
+    rows, bias = first.dense(), first.bias
+    i, j = np.triu_indices(len(rows), 1)
+    for pair in rng.permutation(len(i))[:PAIRS]:
+        if sum(map(len, found)) + 4 > most:
+            break
+        two = [i[pair], j[pair]]
+        start, back = x[rng.integers(len(x))], np.linalg.pinv(rows[two])
+        way = -back @ (rows[two] @ start + bias[two])
+        far = float(np.linalg.norm(way)) / max(size, 1e-300)
+        if CROSSING[0] < far < CROSSING[1]:
+            corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) @ back.T
+            corners *= ASIDE * np.linalg.norm(way) / np.maximum(np.linalg.norm(corners, axis=1, keepdims=True), 1e-300)
+            found.append(start + way + corners)
+    return np.concatenate(found)
+
+
 def check_points(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Legal points, the usual ones first; `count` in all."""
     hidden = len(network.layers) - 1
     usual, far, switched = (int(share * count) for share in (SHARES if hidden < 2 else SHARES_DEEP))
     if not usual * far * switched:
         return [oracle.sample(count, rng)]  # too few to be shared out
-    groups = [oracle.sample(usual, rng)]
+    x = oracle.sample(usual, rng)
+    groups, crossed = [x], x[:0]
     if oracle.within is None:
+        crossed = crossings(network, x, int(CROSSINGS * count), rng)
         furthest = int(FURTHEST * far)
-        groups += [
-            oracle.nearest(scale * oracle.sample(each, rng))
-            for scale, each in zip(FURTHER, (far - furthest, furthest), strict=True)
-        ]
+        fewer = min(len(crossed), furthest // 2)
+        groups = [x[: len(x) - len(crossed) + fewer]]
+        nearer, out = (
+            scale * oracle.sample(each, rng)
+            for scale, each in zip(FURTHER, (far - furthest, furthest - fewer), strict=True)
+        )
+        # Hyperplanes must go on straight so far out.
+        out[::2] = switching(network, out[::2], rng, FURTHER[-1])
+        groups += [oracle.nearest(nearer), oracle.nearest(out)]
     else:
         # Corners, some with most coordinates at one end: sums of many inputs are largest there.
         share = rng.choice([0.1, 0.5, 0.9], size=(far, 1))
         low, high = oracle.within
         groups.append(oracle.nearest(np.where(rng.random((far, oracle.n)) < share, high, low)))
-    rest = count - sum(map(len, groups))
+    rest = count - sum(map(len, groups)) - len(crossed)
     odd = rest - switched if hidden else 0
     groups.append(oracle.nearest(switching(network, oracle.sample(rest - odd, rng), rng)))
     if odd:
         pool = oracle.sample(POOL if hidden < 2 else POOL_DEEP, rng)
         groups.append(oracle.nearest(unusual_everywhere(network, odd, pool, rng, oracle.within)))
-    return groups
+    return [*groups, oracle.nearest(crossed)] if len(crossed) else groups
