@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import assert_rate, random_weights, relu_net
+from tests.helpers import assert_rate, random_weights, relu_net, single
 from unveil.identification.fitting.matrix_free import DAMPING, Conjugate, _step, _taken_apart, fit
 from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, slimmed
@@ -310,3 +310,20 @@ def test_of_a_fit_that_exploded_nothing_is_taken_out() -> None:
         with np.errstate(all="ignore"):
             assert slimmed(network, x, np.zeros((50, 1)), 1.0, lambda trial: trial).widths == (4, 1)
             assert not all_needed(network, x, np.zeros((50, 1)))
+
+
+def test_a_spent_budget_is_told_as_one_and_not_as_a_failed_check(seed: int) -> None:
+    """Where a reading fails its check and the budget leaves too little for a fit, more questions are what helps."""
+    ended = []
+    for each in range(4):
+        rng = np.random.default_rng(seed + each)
+        weights = single([(1.2 * w, b) for w, b in random_weights((4, 3, 2, 1), rng, bias=0.7)])
+        oracle = uv.as_oracle(relu_net(weights, np.float32), 4, budget=int(rng.integers(500, 4000)))
+        ended.append(uv.identify(oracle, rng=rng).outcome)
+        assert oracle.ledger.left >= 0
+    assert set(ended) <= {uv.Outcome.budget_ended, uv.Outcome.complete, uv.Outcome.approximate}
+    network = uv.Network.from_weights(random_weights((5, 30, 20, 1), np.random.default_rng(seed), bias=0.5))
+    for budget in (2100, 4100, 4500):
+        oracle = uv.as_oracle(network.logits, 5, budget=budget)
+        fitted = uv.Surrogate(widths=(2, 1))(oracle, rng=np.random.default_rng(seed))
+        assert fitted.outcome is not uv.Outcome.check_failed

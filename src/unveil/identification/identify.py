@@ -257,6 +257,8 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
     copy = _tried(Surrogate.behind(best, x=x), oracle, rng)
     stats = {**best.stats, "surrogate": copy.stats}
     why = (*best.why, *copy.why)
+    if best.outcome is Outcome.check_failed and copy.outcome is Outcome.budget_ended:
+        best = dataclasses.replace(best, outcome=copy.outcome)  # more questions might have fitted it
     if copy.network is None or (copy.outcome is not Outcome.approximate and copy.residual > best.residual):
         return dataclasses.replace(best, why=why, stats=stats)
     if best.outcome is Outcome.budget_ended and copy.outcome is not Outcome.approximate:

@@ -84,6 +84,7 @@ class Fitting(Run):
         self.best = method.known.network
         self.noise, self.work, self.deep, self.blind, self.apart = 0.0, 0.0, False, False, 0.0
         self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
+        self.wanted = 0.0  # answers that a fit begins with where the budget allows it
 
     def run(self) -> Identification:
         """Fit, and judge."""
@@ -104,6 +105,7 @@ class Fitting(Run):
                     self._fit()
         except BudgetExceeded:
             self.why.append("The budget ended before the fit did.")
+            self.wanted = np.inf
         return self._judged()
 
     def _fit(self) -> None:
@@ -240,11 +242,13 @@ class Fitting(Run):
     def _first_count(self) -> int:
         known = self.method.known
         if self.blind:
+            self.wanted = FEWEST
             return int(AT_FIRST * self._left())
         last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN[1])
         size = sum(layer.dense().size for layer in known.layers)
         size += (self.oracle.n if not known.layers else 0) * 3 * last + 8 * last**2
-        return int(min(np.clip(BEGIN * size / self.oracle.m, FEWEST, LARGEST), self._left()))
+        self.wanted = float(np.clip(BEGIN * size / self.oracle.m, FEWEST, LARGEST))
+        return int(min(self.wanted, self._left()))
 
     def _left(self) -> float:
         """Questions that may still be asked before the result is judged."""
@@ -325,7 +329,9 @@ class Fitting(Run):
             if self.examples is not None:
                 self.stats["given"] = values_told(network, self.oracle, self.some_examples())
             if not self.stats["fresh"]["rms"] <= STANDS:
-                outcome = Outcome.check_failed
+                # Of one that the budget left too few answers to begin with nothing is known but that.
+                short = len(self.told.x) < self.wanted and self.oracle.ledger.budget is not None
+                outcome = Outcome.budget_ended if short else Outcome.check_failed
         except BudgetExceeded:
             outcome = Outcome.budget_ended
         self.stats["neurons"] = apart = self.method.known.told_apart(network)
