@@ -137,3 +137,21 @@ def test_breakpoints_that_bend_like_a_curve_by_chance_are_none() -> None:
         straight.append(piecewise_linear(oracle, rng))
         assert not piecewise_linear(uv.as_oracle(lambda x: np.tanh(x).astype(np.float32), 1), rng)
     assert all(straight)
+
+
+def test_what_a_single_input_or_a_grid_hides_is_said_and_nothing_is_blamed_on_the_model() -> None:
+    rng = np.random.default_rng(0)
+    scores = relu_net(drawn((1, 5, 3), rng))
+    found = uv.identify(uv.as_oracle(lambda x: scores(x).argmax(axis=1), 1, answers="labels", budget=5000), rng=rng)
+    assert found.outcome is uv.Outcome.not_resolved
+    assert any("change at points" in why for why in found.why)
+    for answers in ("values", "labels"):
+        net = relu_net(drawn((3, 4, 2), rng))
+
+        def ask(x: np.ndarray, net=net, answers=answers) -> np.ndarray:  # type: ignore[no-untyped-def]
+            return net(x) if answers == "values" else net(x).argmax(axis=1)
+
+        oracle = uv.as_oracle(ask, 3, answers=answers, grid=0.01, budget=5000)
+        found = uv.identify(oracle, rng=rng)
+        assert found.outcome is uv.Outcome.not_resolved, answers
+        assert any("grid" in why for why in found.why)

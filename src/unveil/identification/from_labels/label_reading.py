@@ -81,6 +81,9 @@ class LabelReading:
         if self.oracle.grid is not None:
             self.why.append("Inputs on a grid are too coarse to locate a boundary as exactly as its normals need.")
             return self._end(Outcome.not_resolved)
+        if self.oracle.n == 1:
+            self.why.append("Of a single input labels change at points: they tell where, and of no slope or weight.")
+            return self._end(Outcome.not_resolved)
         try:
             if (pool := self._look()) is None:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")

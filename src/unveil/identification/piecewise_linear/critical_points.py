@@ -153,6 +153,11 @@ class _Attempt:
                 return self._end(None, Outcome.check_failed, np.inf), False
             chords = frame.sample(CHORDS, self.rng) if noise.still else None
             if chords is not None and in_steps(self.ask, chords, self.rng, self.oracle.widest):
+                if self.oracle.grid is not None:
+                    self.why.append(
+                        "Inputs lie on a grid: no slope shows between two; leave out grid= where others may."
+                    )
+                    return self._end(None, Outcome.not_resolved, np.inf), False
                 self.why.append("The answers jump and stay the same in between: no slope tells of weights.")
                 return self._end(None, Outcome.answers_in_steps, np.inf), False
             network, whole = self._read(frame, noise)
