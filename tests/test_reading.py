@@ -12,7 +12,7 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_gradients, 
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.output_layer import Asked
-from unveil.identification.piecewise_linear.closing import close
+from unveil.identification.piecewise_linear.closing import beside, close
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Chosen, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
@@ -21,6 +21,7 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import contradicted, lines_to, read_network
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.rows_from_points import usual_on
 
 SIZES = (8, 5, 2)
 
@@ -187,3 +188,22 @@ def test_a_reading_keeps_the_better_network() -> None:
     assert state.with_network(other, 0.05).network is other
     assert replace(state, layers=()).first_layer is not None
     assert setup.fine >= 1e-7
+
+
+def test_points_beside_places_of_hyperplanes_lie_in_the_region_and_on_either_side() -> None:
+    rng = np.random.default_rng(7)
+    (rows, bias), (behind, offset), _ = random_weights((12, 8, 5, 2), rng, bias=0.5)
+    frame = Frame.of_input(12, None).after(rows, bias)
+    size = np.linalg.norm(behind, axis=1)
+    some = Hyperplanes(behind / size[:, None], offset / size, np.ones((5, 2)), np.full(5, 1e-4), np.zeros((5, 12)))
+    pool = frame.sample(400, rng)
+    there = [i for i in range(5) if np.ptp(np.sign(some.sums(frame, pool)[:, i])) > 0]
+    planes = some[np.array(there)]
+    planes = replace(planes, at=usual_on(frame, planes, rng))
+    x = beside(frame, planes)
+    assert len(there) > 1
+    assert (x @ frame.G.T + frame.g >= -1e-9).all()
+    z = planes.sums(frame, x).reshape(2, -1, len(there), len(there))
+    own = z[:, :, np.arange(len(there)), np.arange(len(there))]
+    assert (own[0] < 0).all()
+    assert (own[1] > 0).all()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.matrix_free import DAMPING, fit
+from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import (
     AffineMap,
     Weights,
@@ -43,6 +43,8 @@ DEEPER = 0.2
 OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
 # Answers per unknown of an output layer, and besides; every fourth is not fitted but held against it.
 PLENTY, SPARE, HELD_OUT = 4, 100, 5
+# How far beside a place of a hyperplane points of a region lie: in typical values at most, and as shares of that.
+NEAR, PARTS = 3.0, (0.3, 0.6, 0.9)
 WRONG = 4  # points at once towards which lines are laid
 # How many of its expected errors a fit that leaves something may move a row, and the least error of one.
 FREE, LEAST = 6.0, 1e-7
@@ -144,9 +146,7 @@ def _on_fresh(setup: Setup, state: Reading) -> Reading:
     else:
         x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
     counts, sigma = setup.probe.noise.counts(x, y)
-    # Of many neurons of a second layer some are not met: then it is not nearly right yet.
-    damping, first = (DAMPING, state.settled_layers) if state.settled_layers else (0.0, 0)
-    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=first, damping=damping)
+    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=state.settled_layers)
     if state.layers:
         return _fitted(state, found, network, lacking=False)
     if not more and rms > FITS * sigma:
@@ -229,6 +229,8 @@ def fresh(
             more[1::2] = state.frame.sample(len(more[1::2]), rng)
     if layer is not None and not state.layers:
         more = np.concatenate([more, on_rare_sides(*layer, np.concatenate([x, more]), need, rng)])
+    elif layer is not None and state.frame.d > BY_POINTS:
+        more = np.concatenate([more, beside(state.frame, state.found.straight)])
     if len(more):
         more = oracle.nearest(more)
         state.fresh.keep(more, setup.probe.ask(more))
@@ -240,12 +242,24 @@ def fresh_on_both_sides(
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """Points and answers for a fit of all weights of a network, with every hidden neuron met on either side. Queries:
     `RATIO` per parameter, fewer with several outputs and those asked before; as many again at most."""
-    x, _ = fresh(setup, state, _answers(Network(network.layers[state.settled_layers :])))
+    x, y = fresh(setup, state, _answers(Network(network.layers[state.settled_layers :])))
+    if state.settled_layers:
+        return x, y  # they have points beside each place where one was met
     aside = setup.oracle.nearest(both_sides(network, x))
     moved = (aside != x).any(axis=1)
     if moved.any():
         state.fresh.keep(aside[moved], setup.probe.ask(aside[moved]))
     return state.fresh.all()
+
+
+def beside(frame: Frame, planes: Hyperplanes) -> Float[np.ndarray, "N n"]:
+    """Points of the region on either side of where each hyperplane was met: elsewhere many neurons are hardly ever
+    active, and answers say nothing of what they add."""
+    step = planes.rows @ frame.V.T
+    low, high = frame.room(planes.at, step)
+    typical = NEAR * float(np.median(np.abs(frame.values(planes.at)))) if len(planes) else 0.0
+    ways = [part * np.clip(end, -typical, typical)[:, None] * step for end in (low, high) for part in PARTS]
+    return np.concatenate([planes.at + way for way in ways])
 
 
 def on_rare_sides(
