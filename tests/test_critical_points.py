@@ -232,7 +232,7 @@ def test_a_network_that_fails_its_check_keeps_what_was_read(seed: int, monkeypat
     def fails(*_: object, **__: object) -> Validation:
         return Validation(1.0, 1.0, 1e9, 100, np.empty((0, 12)))
 
-    monkeypatch.setattr("unveil.identification.piecewise_linear.critical_points.validate", fails)
+    monkeypatch.setattr("unveil.identification.piecewise_linear.settling.validate", fails)
     weights = random_weights((12, 5, 4, 1), np.random.default_rng(seed), bias=0.5)
     found = CriticalPoints(attempts=1)(uv.as_oracle(relu_net(weights), 12), rng=np.random.default_rng(seed))
     assert found.outcome is uv.Outcome.check_failed
