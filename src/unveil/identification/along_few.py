@@ -18,6 +18,7 @@ from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked
 from unveil.identification.fitting.slimming import all_needed
 from unveil.identification.method import Identification
+from unveil.identification.piecewise_linear.closing import STEADY
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.critical_points import ENOUGH_LEFT, FAR_WHEN_NOISY, CriticalPoints
 from unveil.identification.piecewise_linear.far_places import confirm
@@ -25,7 +26,6 @@ from unveil.identification.piecewise_linear.few_directions import MANY, Directio
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.settling import STEADY
 from unveil.identification.piecewise_linear.wide_input import widen
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network

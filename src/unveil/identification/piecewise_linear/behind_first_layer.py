@@ -297,7 +297,8 @@ def _told_by_points(setup: Setup, frame: Frame, found: LayerFound, known: int) -
     for _ in range(2):
         vague = np.flatnonzero(new | (straight.error > VAGUE))
         sharp = sharper_rows(setup.probe, frame, straight[vague])
-        straight, new = straight.replaced({int(i): sharp[np.array([j])] for j, i in enumerate(vague)}), new & False
+        straight = straight.replaced({int(i): sharp[np.array([j])] for j, i in enumerate(vague)})
+        new = np.zeros_like(new)
     looked = np.flatnonzero((np.arange(len(found)) >= known) | (straight.error > VAGUE))
     kept = np.ones(len(straight), dtype=bool)
     others = Hyperplanes.joined([straight, found.bent])

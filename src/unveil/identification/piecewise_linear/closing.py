@@ -131,7 +131,8 @@ def _on_fresh(setup: Setup, state: Reading) -> Reading:
     if closed.left > most:
         # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
         wrong = closed.x[np.argsort(-np.abs(closed.off).max(axis=1), kind="stable")]
-        wrong = wrong[(wrong @ frame.G.T + frame.g >= 0).all(axis=1)][: max(WRONG, frame.d // WRONG)]
+        wrong = wrong[(wrong @ frame.G.T + frame.g >= 0).all(axis=1)]
+        wrong = wrong[: max(WRONG, frame.d // WRONG) if state.layers else WRONG]
         whole = k < frame.d and frame.free and not missing(setup.probe, frame, found)
         return replace(state, whole=False, lacking=False, wrong=wrong[:0] if whole else wrong)
     if not k:

@@ -22,7 +22,7 @@ from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, s
 
 # Lines in a row that may show nothing new, by whether answers are exact and whether the region is free.
 QUIET = {(True, True): 2, (True, False): 4, (False, True): 3, (False, False): 8}
-# In a bounded region of many coordinates as many as this share of the neurons known: lines cross few of them.
+# Behind a layer of many coordinates as many as this share of the neurons known: lines cross few of them.
 RARELY = 0.25
 # Behind another layer the same neuron's row differs from place to place by the errors of the rows of that layer.
 BEHIND = 1e-3
@@ -75,7 +75,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
     found = LayerFound.nothing(frame, probe.m) if found is None else found
     yield found
     exact, quiet, changes = probe.noise.exact, 0, False
-    rare = not exact and not frame.free and frame.d > BY_POINTS
+    rare = _rare(probe, frame)
     for number in range(max(most_lines, len(given))):
         if number < len(given):
             line: Line | None = given[number]
@@ -106,6 +106,11 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         for line in lines:
             found = _explained(probe, frame, line, found).with_line(line)
             yield found
+
+
+def _rare(probe: Probe, frame: Frame) -> bool:
+    """Whether lines cross few of many neurons behind a layer, and answers have few digits."""
+    return not probe.noise.exact and frame.M is not frame.V and frame.d > BY_POINTS
 
 
 def _enough(found: LayerFound) -> float:
@@ -241,12 +246,11 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     if frame.M is not frame.V and frame.d > 1 and not probe.noise.exact:
         straight &= np.abs(planes.rows).max(axis=1) < WALL
     new, known = _new(frame, found.straight, planes, straight)
-    if not frame.free and not probe.noise.exact and frame.d > BY_POINTS:
+    if _rare(probe, frame):
         # Vague rows are taken for others on the next line; one that breakpoints do not tell may be met again elsewhere.
         sharp = sharper_rows(probe, frame, new)
         sharp = sharp[sharp.error < TOLD * new.error]
-        if frame.M is not frame.V:
-            sharp = replace(sharp, error=np.maximum(sharp.error, BEHIND))
+        sharp = replace(sharp, error=np.maximum(sharp.error, BEHIND))
         new, _ = _new(frame, found.straight, sharp, np.ones(len(sharp), dtype=bool))
     found = found.with_straight(new)
     # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.

@@ -87,12 +87,13 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
     """The layer at hand: lines, what ends behind it, and lines to where that is wrong, until nothing is."""
     exact, free, probe = setup.exact, setup.unbounded(state.frame), setup.probe
     rounds = ROUNDS[exact, free]
-    usual = setup.most_lines if exact or free else BOUNDED * max(setup.most_lines, state.frame.d)
+    behind = state.frame.d if state.layers else 0
+    usual = setup.most_lines if exact or free else BOUNDED * max(setup.most_lines, behind)
     barren, lacking = 0, False
     for number in range(rounds.most + 1):
         had = len(state.found)
         if number:
-            most = rounds.lines if exact or free else max(rounds.lines, state.frame.d // EACH)
+            most = rounds.lines if exact else max(rounds.lines, behind // EACH)
             given = lines_to(setup, state.frame, state.wrong[:most])
         # Lines to where the network is wrong say more than others.
         lines = 0 if len(given) and number else rounds.lines if lacking and exact else usual

@@ -1,4 +1,4 @@
-"""sharper_rows: rows of a first layer told by where answers with few digits bend around the place each was met at."""
+"""sharper_rows: rows of a layer told by where answers with few digits bend around the place each was met at."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ WRONG = 4.0  # a row that is so many times further off than stated has component
 # Passes at most; the error of a row that ends them; share of the typical length of an input from which on steps are as
 # long as inputs; directions that tell the error.
 PASSES, ENOUGH, LONGEST, CHECKS = 4, 3e-5, 0.6, 12
-
 # Places that tell how large values are; share of the way to the wall of a region that a step may take.
 POOL, INSIDE = 64, 0.9
 # A place further from the origin than so many typical inputs is left; other places that are tried, and steps of a way.

@@ -14,6 +14,7 @@ from unveil.identification.fitting.design import LARGE, around, finish_around
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.closing import STEADY
 from unveil.identification.piecewise_linear.error_limits import FLOOR, few_digits, passes, strange, strays
 from unveil.identification.validation import FEWEST_IN_BOX, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded
@@ -24,7 +25,6 @@ from unveil.whitebox.network import Network
 POINTS_OF_FEW = FEWEST_IN_BOX
 # A fit to more answers from where a network is wrong is made again where it leaves so much of its errors at most.
 BETTER = 0.7
-STEADY = 0.1  # the error of a fit that ends it, in standard deviations of an answer
 
 
 @dataclass(frozen=True)
