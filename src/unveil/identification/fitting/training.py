@@ -13,7 +13,7 @@ from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
 
-BATCH = 256
+BATCH, FEWEST_BATCHES = 256, 20  # answers in each, and batches below which a training is not worth it
 RATE = 3e-3
 FAINT = 1e-3  # directions of the outputs that vary less than this share of the most varying one count less
 NEAR = 0.3  # inputs shorter than this share of the usual length count no more

@@ -14,7 +14,7 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.output_layer import with_output
 from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.fitting.slimming import AS_WELL, SLACK, all_needed, slimmed
-from unveil.identification.fitting.training import free_network, train
+from unveil.identification.fitting.training import BATCH, FEWEST_BATCHES, free_network, train
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.run import Run, Wanted, values_told, widened, with_free
 from unveil.identification.surrogate.students import (
@@ -25,8 +25,10 @@ from unveil.identification.surrogate.students import (
     answers_per_step,
     candidates,
     fitted,
+    planned,
     questions,
 )
+from unveil.identification.surrogate.work import of_gradient, of_trial
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -57,6 +59,7 @@ WIDE, NARROW = 128, 0.5  # from so many neurons on students are no wider than th
 BATCHES = (3000, 300)  # batches of stochastic gradients at the start, and where least squares do not cost more
 # Where nothing is known behind a single layer least squares get nowhere before many of them; share of the questions.
 MANY_BATCHES, AT_FIRST = 30_000, 0.7
+TRAINED = 0.5  # share of the work that all students may be trained for
 LEAST = 1e-12  # the least error that is worth a step, relative to the deviation of the answers
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
 # that students begin with, and it is slimmed, by no fewer answers than these.
@@ -64,6 +67,7 @@ WELL, FEWEST_TO_SLIM = 0.01, 5000
 NOTHING_LOST = 1.1  # by what factor errors may grow when it loses spare neurons before all its weights are fitted
 WORSE = 2.0  # the same on answers that it was not fitted to, or so many times their noise
 TO_TELL = 8  # answers by which it is told whether all neurons are needed, for each of a layer and each input to it
+FEWEST_TRIALS = 20  # without neurons, below which none is worth beginning
 NEARLY = 1e-5  # damping of a network that was fitted and lost neurons
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
 RIGHT, MOSTLY = 1e-6, 0.9
@@ -82,7 +86,7 @@ class Fitting(Run):
         self.told = self.held = Told(np.empty((0, oracle.n)), nothing, nothing)
         self.usual: np.ndarray | None = None
         self.best = method.known.network
-        self.noise, self.work, self.deep, self.blind, self.apart = 0.0, 0.0, False, False, 0.0
+        self.noise, self.deep, self.blind, self.apart = 0.0, False, False, 0.0
         self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
         self.wanted = 0.0  # answers that a fit begins with where the budget allows it
 
@@ -110,25 +114,39 @@ class Fitting(Run):
 
     def _fit(self) -> None:
         """Students, rounds, the best one slimmed. Queries: those of `_left` at most."""
-        self._ask_more(self._first_count())
+        count, known = self._first_count(), self.method.known
+        # What a round costs is known before its answers are paid for.
+        if (
+            known.network is not None
+            and self._well(known.network)
+            and not planned(known.network, count, 1, brief=True, allowed=self.work.left).times
+        ):
+            self.why.append("The network read stays as it is: a fit of it costs more than work= allows.")
+            return
+        self._ask_more(count)
         if not len(self.told.x):
             self.why.append("The budget left no questions to fit to.")
             return
         students = [Student.begin(network, self.held) for network in self._begun()]
         self._keep(students)
         # What was read is nearly right: what lies behind it is fitted first, then everything.
-        known = self.method.known
         first = len(known.layers) if known.network is None or not self._well(known.network) else 1
+        self.stats["round"] = sum(planned(each.network, len(self.told.x), first).cost for each in students)
         # A first layer behind which several were read is exact, and most of the parameters.
         least, waited, patience = int(self.deep), 0, PATIENCE_BEHIND if self.deep else PATIENCE
         for turn in range(self.method.rounds):
-            had = min(each.error for each in students)
-            students = [self._after_a_round(each, first) for each in students]
+            had, before = min(each.error for each in students), self.work.done
+            if had <= 1.2 * self.noise:
+                break
+            students = [self._after_a_round(each, first, len(students) - i) for i, each in enumerate(students)]
             self._keep(students)
+            if self.work.done == before:
+                self.why.append(f"The fit ended where its work did, {self.work.most:.1e} numbers; see work=.")
+                break
             self.stats["rounds"] = turn + 1
             best = min(each.error for each in students)
             waited = waited + 1 if best * GAIN > had else 0
-            if best <= 1.2 * self.noise or self.work > self.method.work:
+            if best <= 1.2 * self.noise:
                 break
             if waited >= patience and first == least:
                 break
@@ -154,11 +172,13 @@ class Fitting(Run):
             some = np.arange(len(self.told.x))[: TO_TELL * max(each.inputs + each.neurons for each in self.best.layers)]
             self.stats["all_needed"] = all_needed(self.best, *self.told.some(some)[:3])
 
-    def _after_a_round(self, student: Student, first: int) -> Student:
-        """A student after a few steps on the layers from `first` on; what they took is counted."""
-        network, damping, work = fitted(student, self.told, self.noise, self.rng, first)
-        self.work += work
-        return student.after(network, damping, self.held)
+    def _after_a_round(self, student: Student, first: int, sharing: int) -> Student:
+        """A student after a few steps on the layers from `first` on; what they took is counted, and `sharing` students
+        still have to do with what is left."""
+        allowed = self.work.left / sharing
+        network, damping, work = fitted(student, self.told, self.noise, self.rng, first, allowed=allowed)
+        self.work.done += work
+        return student.after(network, damping, self.held) if work else student
 
     def _worth(self, students: list[Student]) -> list[Student]:
         """Those that are worth fitting in more layers, the best one first; a larger one must be better by more."""
@@ -181,18 +201,22 @@ class Fitting(Run):
         there = len(self.told.x)
         some = self.rng.permutation(there)[: max(FEWEST_TO_SLIM, answers_per_step(network, there, first))]
         told = self.told.some(some)
+        if self.work.times(of_trial(network, len(told.x)), FEWEST_TRIALS) < FEWEST_TRIALS:
+            return network
+
+        def paid(trial: Network) -> bool:
+            return self.work.pay(of_trial(trial, len(told.x)))
 
         def fit(trial: Network) -> Network:
-            if spare or self.work > self.method.work:
+            if not paid(trial) or spare:
                 return trial
             student, moves = Student(trial, NEARLY, trial, np.inf), min(first, len(trial.layers) - 1)
-            trial, _, work = fitted(student, told, self.noise, self.rng, moves, brief=True)
-            self.work += work
+            trial, _, work = fitted(student, told, self.noise, self.rng, moves, brief=True, allowed=self.work.left)
+            self.work.done += work
             return trial
 
-        smaller = slimmed(
-            network, told.x, told.y, self.noise * WORSE / SLACK, fit, NOTHING_LOST if spare else AS_WELL, told.counts
-        )
+        as_well = NOTHING_LOST if spare else AS_WELL
+        smaller = slimmed(network, told.x, told.y, self.noise * WORSE / SLACK, fit, as_well, told.counts, paid)
         self.stats.setdefault("widths_fitted", network.widths)
         before = trimmed_rms(network, *self.held)
         return smaller if trimmed_rms(smaller, *self.held) <= WORSE * max(before, self.noise) else network
@@ -209,13 +233,18 @@ class Fitting(Run):
         for layer in layers:
             h = layer(h)
         # One that is far off may lack a layer, and then no fit mends it: it is kept only as the best so far.
-        begun = []
-        for widths in self._shapes(h.shape[1], 0 if rows is None else len(rows[0])):
+        begun, shapes = list[Network](), self._shapes(h.shape[1], 0 if rows is None else len(rows[0]))
+        for i, widths in enumerate(shapes):
             network = free_network(layers, rows, widths, x, self.oracle.m, self.rng, self.method.activation)
             network = Network(with_output(network.layers[:-1], x, y).layers, self.oracle.shape)
-            few = parameters(Network(network.layers[len(layers) :])) <= FEW
-            steps = MANY_BATCHES if self.blind else BATCHES[few]
+            tail = Network(network.layers[len(layers) :])
+            steps, each = MANY_BATCHES if self.blind else BATCHES[parameters(tail) <= FEW], BATCH * of_gradient(tail)
+            steps = self.work.times(each, steps, TRAINED / (len(shapes) - i))
+            if steps < FEWEST_BATCHES:
+                begun.append(network)
+                continue
             trial = train(network, x, y, self.rng, first=len(layers), steps=steps)
+            self.work.done += steps * each
             # Where most of what lies behind was read too, a short training is a step back.
             begun.append(min(network, trial, key=lambda each: rms(each, *self.held[:3])))
         begun.sort(key=lambda network: rms(network, *self.held[:3]))

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.method import Identification
+from unveil.identification.surrogate.work import Work
 from unveil.outcome import Outcome
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
@@ -114,7 +115,7 @@ class Run:
 
     `method`: what was asked for. `oracle`: what is asked. `rng`: draws questions and students. `examples`: (E, n) legal
     inputs of the model's use, if there are any. `best`: the best network so far. `classes`: labels that its outputs
-    stand for; none of a network that answers with values.
+    stand for; none of a network that answers with values. `work`: numbers multiplied.
     """
 
     judged: int  # fresh answers that the result is judged by
@@ -122,6 +123,7 @@ class Run:
     def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng
         self.start = oracle.ledger.asked
+        self.work = Work(method.work)
         self.why: list[str] = []
         self.stats: dict[str, Any] = {}
         examples = method.x
@@ -146,6 +148,7 @@ class Run:
         """The best network, with what is known about it."""
         asked = self.oracle.ledger.asked - self.start
         why, labels = tuple(self.why), self.classes or None
+        self.stats["work"] = {"done": self.work.done, "most": self.work.most}
         return Identification(self.best, outcome, asked, error, "surrogate", why, self.stats, labels=labels)
 
 

@@ -13,6 +13,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters, polish
 from unveil.identification.fitting.matrix_free import DAMPING, fit
 from unveil.identification.fitting.robust import STRAYS, off, trimmed_rms
+from unveil.identification.surrogate.work import of_product
 from unveil.whitebox.network import Network
 
 FEW = 1500  # parameters up to which the normal equations are written down
@@ -24,9 +25,8 @@ USUAL, OF_MANY, MANY = (4, 200), (3, 60), 20_000
 BRIEF = (2, 60)  # steps and conjugate gradients of a network that has lost neurons
 # Steps where the normal equations are written down, answers per parameter, and the fewest.
 STEPS_OF_FEW, PER_ONE_OF_FEW, FEWEST_OF_FEW = 12, 6.0, 500
-# What one answer takes of a product with the Jacobian and its transpose, in multiplications of large matrices: per
-# weight, per input that is read, and per neuron, whose layers are narrow and take passes of their own.
-WEIGHT, INPUT, NEURON = 2.0, 100.0, 400.0
+CONDITIONED = 8192  # answers from which a step of many parameters is conditioned
+LEAST_PRODUCTS = 20  # conjugate gradients below which a step is not worth beginning
 # Share of a round's answers that are those with the largest errors, of so many times as many: of all there are they
 # would be ever rarer ones, and the fit one of what hardly ever happens.
 HARD, AMONG = 0.4, 4
@@ -92,28 +92,69 @@ def answers_per_step(network: Network, there: int, first: int = 0) -> int:
     return int(min(max(each * size / network.m, least), ENOUGH, there))
 
 
-def fitted(
-    student: Student, told: Told, noise: float, rng: np.random.Generator, first: int = 0, brief: bool = False
+class Steps(NamedTuple):
+    """A round of least squares, as it is planned."""
+
+    times: int  # steps at most
+    most: int  # products with the Jacobian in each at most; one step where the normal equations are written down
+    each: float  # numbers multiplied by each of these
+    beside: float  # and in all, once more
+
+    @property
+    def cost(self) -> float:
+        """Numbers multiplied at most."""
+        return self.each * self.times * self.most + self.beside if self.times else 0.0
+
+
+def planned(network: Network, there: int, first: int = 0, brief: bool = False, allowed: float = np.inf) -> Steps:
+    """What a round on the layers from `first` on is to be, and what it costs, told by weights times answers.
+
+    `there`: answers that there are. `brief`: of a network that is right already or not worth more. `allowed`: numbers
+    multiplied at most: fewer steps where they cost more, and none where not even one is worth it.
+    """
+    tail, answers = Network(network.layers[first:]), answers_per_step(network, there, first)
+    size = parameters(tail)
+    few = size <= FEW
+    each = (float(size) ** 2 * tail.m if few else of_product(tail)) * answers
+    count, most = (STEPS_OF_FEW, 1) if few else BRIEF if brief else USUAL if size <= MANY else OF_MANY
+    # Every step is conditioned by what comes back from each output, of at most so many answers.
+    beside = 0.0 if few else count * 2.0 * size * tail.m * min(answers, CONDITIONED)
+    times = int(max(0.0, min(count * most, (allowed - beside) / each)))
+    if times < (1 if few else LEAST_PRODUCTS):
+        return Steps(0, 0, each, beside)
+    return Steps(max(1, times // most), min(most, times), each, beside)
+
+
+def fitted(  # noqa: PLR0913 - one round of a student, by name
+    student: Student,
+    told: Told,
+    noise: float,
+    rng: np.random.Generator,
+    first: int = 0,
+    *,
+    brief: bool = False,
+    allowed: float = np.inf,
 ) -> tuple[Network, float, float]:
     """A few damped steps of least squares, on hard answers and others; the next damping, and the numbers multiplied.
 
-    `noise`: deviation of the answers' errors, absolute. `first`: the first layer that moves. `brief`: fewer steps,
-    solved less well, of a network that is right already or not worth more.
+    `noise`: deviation of the answers' errors, absolute. `first`, `brief`, `allowed`: as of `planned`; at no cost where
+    nothing is worth it.
     """
-    network = student.network
+    network, damping = student.network, student.damping
+    plan = planned(network, len(told.x), first, brief, allowed)
+    if not plan.times:
+        return network, damping, 0.0
     h, y, counts, _ = told.some(hard_ones(network, told, answers_per_step(network, len(told.x), first), rng))
     tail = Network(network.layers[first:])
     for layer in network.layers[:first]:
         h = layer(h)
-    damping, size = student.damping, parameters(tail)
-    if size <= FEW:
-        polished = polish(tail, h, y, noise=noise, steps=STEPS_OF_FEW, weight=counts)
-        tail, work = polished.network, polished.steps * float(size) ** 2 * y.size
+    if parameters(tail) <= FEW:
+        polished = polish(tail, h, y, noise=noise, steps=plan.times, weight=counts)
+        tail, taken = polished.network, polished.steps
     else:
-        steps, most = BRIEF if brief else USUAL if size <= MANY else OF_MANY
-        got = fit(tail, h, y, noise=noise, steps=steps, most=most, damping=damping, counts=counts)
-        each = WEIGHT * size + INPUT * tail.n + NEURON * sum(tail.widths)
-        tail, damping, work = got.network, got.damping, each * got.products * len(y)
+        got = fit(tail, h, y, noise=noise, steps=plan.times, most=plan.most, damping=damping, counts=counts)
+        tail, damping, taken = got.network, got.damping, got.products
+    work = max(plan.each * taken + plan.beside, 1.0)
     return Network((*network.layers[:first], *tail.layers), network.shape), damping, work
 
 

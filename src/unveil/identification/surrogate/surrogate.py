@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.training import free_network, one_hot, train
+from unveil.identification.fitting.training import BATCH, FEWEST_BATCHES, free_network, one_hot, train
 from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.identification.method import Identification, Method
 from unveil.identification.surrogate.fitting import Fitting
 from unveil.identification.surrogate.run import Known, Run, Wanted, label_agreement
 from unveil.identification.surrogate.students import candidates
+from unveil.identification.surrogate.work import of_gradient
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -47,7 +47,9 @@ class Surrogate(Wanted, Method):
         factor: So many times as many neurons as are expected, to begin with.
         rounds: Rounds of questions and least squares at most.
         queries: Questions at most; None: what the budget leaves, up to 20 answers per parameter.
-        work: Numbers multiplied at most, in steps of least squares: 1e12 are about half a minute of one processor.
+        work: Numbers multiplied at most, in training, steps of least squares and slimming: 1e12 are about half a minute
+            of one processor. What a round of least squares costs at most follows from the number of weights times that
+            of answers (`stats["round"]`); it is made shorter where that is more than is left, or not begun.
 
     Source: students that disagree choose questions: Goldfeder et al., arXiv:2409.19138; over-wide students:
     Martinelli et al., ICML 2024 (arXiv:2304.12794). The warm start and least squares on hard answers are ours.
@@ -91,9 +93,7 @@ BEGIN, MORE, CLOSE = 4000, 4000, 0.6
 HIDDEN = (24, 64)
 # Sizes of random points, in units of a typical input, that are tried until two labels have been seen.
 SIZES = (1.0, 4.0, 16.0, 64.0)
-# Numbers multiplied per label and parameter in a batch of stochastic gradients, forwards and back.
-PASSES = 3.0
-BATCHES, BATCH = 1500, 256
+BATCHES = 1500
 STANDS = 0.5  # share of what the commonest label leaves that may stay wrong of something that stands for the model
 
 
@@ -131,7 +131,6 @@ class LabelFitting(Run):
 
     def _train(self, held: Float[np.ndarray, "H n"], held_labels: Int[np.ndarray, " H"]) -> None:
         students: list[Network] = []
-        done = 0.0
         for _ in range(self.method.rounds):
             classes = np.unique(self.labels)
             if tuple(classes) != self.classes or not students:
@@ -140,13 +139,19 @@ class LabelFitting(Run):
                 students = [self._begun() for _ in range(self.method.students)]
             goal = one_hot(self.labels, classes)
             for i, student in enumerate(students):
-                students[i] = train(student, self.x, goal, self.rng, steps=BATCHES, classes=True)
+                each = BATCH * of_gradient(student)
+                steps = self.work.times(each, BATCHES, 1 / (len(students) - i))
+                if steps < FEWEST_BATCHES:
+                    self.why.append(f"The training ended where its work did, {self.work.most:.1e} numbers; see work=.")
+                    self.best = self.best or student
+                    return
+                students[i] = train(student, self.x, goal, self.rng, steps=steps, classes=True)
+                self.work.done += steps * each
                 right = float(np.mean(network_labels(students[i], self.classes, held) == held_labels))
                 if self.best is None or right > self.right:
                     self.best, self.right = students[i], right
-                done += PASSES * BATCHES * BATCH * parameters(student)
             more = int(min(MORE, self.left()))
-            if done > self.method.work or more < len(students):
+            if more < len(students):
                 return
             close = int(CLOSE * more / len(students))
             # Labels say most where they change: close to where each student believes that they do.

@@ -1,0 +1,94 @@
+"""What a copy may cost: told from weights times answers, kept, and never more than what was read is worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import random_weights, relu_net
+from unveil.identification.fitting.robust import rms, trimmed_rms
+from unveil.identification.surrogate.fitting import HELD, JUDGED, Fitting
+from unveil.identification.surrogate.run import Known
+from unveil.identification.surrogate.students import Student, Told, fitted, planned
+from unveil.identification.surrogate.surrogate import LabelFitting
+from unveil.identification.surrogate.work import Work, of_product
+
+
+def nearly(sizes: tuple[int, ...], rng: np.random.Generator) -> tuple[uv.Network, uv.Network]:
+    """A network, and one whose weights are off by parts in ten thousand."""
+    weights = [(w / np.sqrt(w.shape[1]), b) for w, b in random_weights(sizes, rng, bias=0.5)]
+    off = [(w * (1 + 2e-4 * rng.standard_normal(w.shape)), b) for w, b in weights]
+    return uv.Network.from_weights(weights), uv.Network.from_weights(off)
+
+
+@pytest.mark.parametrize("sizes", [(6, 9, 2), (30, 40, 20, 4)])
+def test_a_round_keeps_what_it_may_cost_and_is_none_where_no_step_is_worth_it(
+    sizes: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    truth, near = nearly(sizes, rng)
+    x = rng.standard_normal((2000, sizes[0]))
+    told = Told(x, truth(x), np.ones((len(x), sizes[-1])))
+    whole = planned(near, len(x))
+    assert 0 < planned(near, len(x) // 20).cost < whole.cost  # as the answers
+    for share in (1.0, 0.6, 0.3, 1e-4):
+        plan = planned(near, len(x), allowed=share * whole.cost)
+        assert plan.cost <= share * whole.cost
+        before = Student.begin(near, told)
+        network, _, work = fitted(before, told, 0.0, np.random.default_rng(1), allowed=share * whole.cost)
+        assert work <= plan.cost
+        assert (work == 0) == (plan.times == 0) == (network is near)
+        if work:
+            assert rms(network, x, truth(x)) < rms(near, x, truth(x))
+    assert planned(near, len(x), allowed=1e-4 * whole.cost).times == 0
+
+
+def test_a_network_read_whose_fit_costs_too_much_stays_as_it_is_and_nothing_is_asked_for_it(
+    rng: np.random.Generator,
+) -> None:
+    truth, near = nearly((30, 36, 24, 3), rng)
+    oracle = uv.as_oracle(truth.logits, 30)
+    before = oracle.ledger.asked
+    found = uv.Surrogate(known=Known(network=near), work=of_product(near))(oracle, rng=rng)
+    assert found.network is near
+    assert found.stats["work"]["done"] == 0
+    assert oracle.ledger.asked - before < HELD + JUDGED + 500  # what tells how exact answers are
+    assert any("work=" in why for why in found.why)
+    assert found.outcome is uv.Outcome.approximate
+
+
+@pytest.mark.parametrize("share", [0.3, 1.5])
+def test_a_fit_ends_with_its_work_and_with_no_worse_a_network_than_was_read(
+    share: float, rng: np.random.Generator
+) -> None:
+    truth, near = nearly((30, 36, 24, 3), rng)
+    most = share * planned(near, 8000, 1).cost
+    run = Fitting(uv.Surrogate(known=Known(network=near), work=most), uv.as_oracle(truth.logits, 30), rng)
+    found = run.run()
+    assert 0 < found.stats["work"]["done"] <= most
+    assert found.network is not None
+    assert trimmed_rms(found.network, *run.held) <= trimmed_rms(near, *run.held)
+    assert found.stats["round"] > 0
+
+
+def test_what_nothing_is_known_of_is_trained_for_no_more_than_may_be_spent(rng: np.random.Generator) -> None:
+    net = relu_net(random_weights((12, 10, 8, 3), rng, bias=0.5))
+    for most in (1e6, 3e9):
+        run = Fitting(uv.Surrogate(work=most), uv.as_oracle(net, 12), rng)
+        assert run.run().network is not None
+        assert run.work.done <= most
+    labels = LabelFitting(
+        uv.Surrogate(work=2e8, students=1), uv.as_oracle(lambda x: net(x).argmax(axis=1), 12, answers="labels"), rng
+    )
+    assert labels.run().network is not None
+    assert labels.work.done <= 2e8
+
+
+def test_slimming_begins_only_with_work_left(rng: np.random.Generator) -> None:
+    truth, near = nearly((10, 12, 2), rng)
+    run = Fitting(uv.Surrogate(), uv.as_oracle(truth.logits, 10), rng)
+    run.told = run.held = run._asked(run.oracle.sample(3000, rng))
+    run.work = Work(0.0)
+    assert run._slim(near) is near
+    assert not run.work.pay(1.0)
+    assert run.work.times(1.0, 5) == 0
