@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -123,6 +124,21 @@ def test_places_between_which_only_layers_before_switch_tell_more_together(seed:
     assert sorted(set(runs(seen, layers[:3]).ravel().tolist())) == list(range(len(seen.at)))
     contradicted = [sums.judged(side, use & (np.arange(D) != i))[1].sum() for i in range(D)]
     assert sum(count > 0 for count in contradicted) >= D // 2
+
+
+def test_a_vector_that_few_neurons_make_up_tells_the_sides_of_all() -> None:
+    # Behind several layers most vectors tell nothing with wrong sides: turning one neuron after the other goes astray.
+    right = {"few": 0, "turned": 0}
+    for seed, depth in product(range(6), (2, 3, 4)):
+        layers, probe = network(seed, depth=5)
+        found, side = known(layers[depth], np.random.default_rng(seed))
+        seen = Sightings.none(probe, D).with_random(16)
+        sums, use = Sums.along(layers[:depth], found, seen), np.ones(D, dtype=bool)
+        truth = sums.score(side, use)
+        right["few"] += sums.score(sums.by_few(use, probe.rng), use) >= truth
+        right["turned"] += sums.score(sums.turned(use), use) >= truth
+    assert right["few"] >= 17
+    assert right["few"] > right["turned"]
 
 
 def test_shares_in_sums_tell_sides_but_where_unknown_weights_add_anything() -> None:

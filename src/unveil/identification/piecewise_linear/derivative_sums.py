@@ -16,6 +16,7 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import RANK, Moves, explained, local, moved
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sightings import Sightings
+from unveil.identification.piecewise_linear.sign_recovery import Sets, too_many
 
 
 class Held(NamedTuple):
@@ -37,6 +38,8 @@ APART = 100.0  # how much a share counts falls by this exponent with what of its
 NONE = 1e-3  # a neuron with a smaller share than this has none
 LONGEST = 6  # places of a line that are taken together at most
 TURNS = 200  # vectors that decide about sides
+# Vectors that are tried out for what they are sums of, at most, and sets of neurons for each.
+TRIED, MOST_SETS = 20, 15_000
 ROUNDS, WORSE = 6, 2.0  # rounds of turning one neuron after the other; what a contradiction weighs beside an agreement
 ROWS = ("x", "vectors", "error", "z", "normals", "blind")  # what a sum has for each vector
 REACH = 0.05  # how far steps for derivatives may be expected to stay in a region, relative to how far out it is
@@ -222,6 +225,48 @@ class Sums:
             if now == before:
                 break
         return side
+
+    def by_few(self, use: Bool[np.ndarray, " K"], rng: np.random.Generator) -> Float[np.ndarray, " K"]:
+        """The sides by vectors that fewer neurons make up than there are directions: no other set of so few does.
+
+        Those that two vectors tell, or else those that agree best with all of them; without any such vector what
+        `turned` tells.
+        """
+        best = self.turned(use)
+        most, tried = self.score(best, use), set[bytes]()
+        told = np.flatnonzero(~(self.blind & use).any(axis=1) & (self.seen.rank > 1))
+        for i in told[np.lexsort((self.error[told], -self.seen.rank[told]))]:
+            pattern = (self.z[i] > 0)[use].tobytes()
+            some = np.flatnonzero(use & (np.linalg.norm(self.normals[i], axis=1) > 0))
+            if pattern in tried or not len(some) or too_many(len(some), int(self.seen.rank[i]), MOST_SETS):
+                continue
+            if len(tried) == TRIED:
+                break
+            tried.add(pattern)
+            active = self._made_up_of(int(i), some, rng)
+            if active is None:
+                continue
+            lean = np.zeros(len(use))
+            lean[some] = np.where(active == (self.z[i, some] > 0), 1.0, -1.0)
+            side = self.turned(use, lean)
+            then = self.score(side, use)
+            if then == most > 0 and (side == best)[use].all():
+                break
+            if then > most:
+                best, most = side, then
+        return best
+
+    def _made_up_of(self, i: int, some: Int[np.ndarray, " S"], rng: np.random.Generator) -> np.ndarray | None:
+        """Which of some neurons a vector is the sum of, if fewer than there are directions."""
+        rank = int(self.seen.rank[i])
+        basis = np.linalg.svd(self.seen.move[i], full_matrices=False)[2][:rank].T
+        if len(some) + 1 < rank:
+            # One direction more than normals is enough.
+            basis = basis @ np.linalg.qr(rng.standard_normal((rank, len(some) + 1)))[0]
+        rows, g = self.normals[i, some] @ basis, self.vectors[i] @ basis
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+        tolerance = self.held.part + self.held.sigmas * float(self.error[i])
+        return Sets.of(rows).making_up(g / np.linalg.norm(g), tolerance, 10 * tolerance)
 
     def made_up(self, spare: Bool[np.ndarray, " K"], least: float) -> Chosen:
         """These neurons as a layer, if that is what they are, and their sides.

@@ -156,16 +156,17 @@ class Here(NamedTuple):
         that, by the sides as they seem, and of places with the same ones positive one is enough. Queries:
         `FRESH (d + 4)`, at most `1 + AGAIN` times.
         """
-        sums = self.gathered()
-        side = sums.turned(use)
+        sums, rng = self.gathered(), self.sightings.probe.rng
+        side = sums.by_few(use, rng)
         for number in range(1 + AGAIN if use.any() else 0):
-            if sums.judged(side, use)[0].sum() >= ENOUGH * TELLING:
+            tells, wrong = sums.judged(side, use)
+            if (tells & ~wrong).sum() >= ENOUGH * TELLING:
                 break
             x = self.few_active(side, use) if number else self.freest()
             if not len(x):
                 break
             sums = sums.joined(self.asked(x, STEP * np.linalg.norm(x, axis=1) / np.sqrt(self.sightings.d)))
-            both = sums.turned(use), sums.turned(use, side)
+            both = sums.by_few(use, rng), sums.turned(use, side)
             side = max(both, key=lambda each: sums.score(each, use))
         return sums, side
 

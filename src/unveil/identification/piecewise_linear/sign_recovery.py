@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.whitebox.network import Network
 
@@ -68,9 +69,9 @@ def _mean(values: Float[np.ndarray, "P k"], where: Bool[np.ndarray, "P _"]) -> F
     return np.asarray((values * where).sum(axis=0) / np.maximum(where.sum(axis=0), 1))
 
 
-def too_many(k: int, d: int) -> bool:
-    """Whether `by_sparsity` cannot try out all that may be active of k neurons on d coordinates."""
-    return comb(k, d - 1) > MOST_SETS
+def too_many(k: int, d: int, most: int = MOST_SETS) -> bool:
+    """Whether too many sets of k neurons may be the active ones on d coordinates to try out all."""
+    return comb(k, d - 1) > most
 
 
 def by_sparsity(
@@ -86,31 +87,51 @@ def by_sparsity(
     votes: list[np.ndarray] = []
     if too_many(k, d):
         return None
-    subsets = np.array(list(combinations(range(k), d - 1)), dtype=np.int16)
-    # The one direction that a set of d - 1 normals leaves out, for all sets at once.
-    left_out = np.empty((len(subsets), d))
-    for start in range(0, len(subsets), 20_000):
-        part = rows[subsets[start : start + 20_000]]
-        left_out[start : start + len(part)] = np.linalg.svd(part, full_matrices=True)[2][:, -1]
-    chance = 0.0
+    sets, chance = Sets.of(rows), 0.0
     for p in range(len(z)):
         g = slope[p] / max(np.abs(slope[p]).max(), 1e-300)
         # Of so many sets one holds any derivative by chance, the sooner the fewer outputs move independently.
-        chance += len(subsets) * tolerance ** int(np.linalg.matrix_rank(g, tol=SHARED))
-        miss = np.abs(left_out @ g.T).max(axis=1)
-        best = int(miss.argmin())
-        if miss[best] > tolerance:
+        chance += len(sets.which) * tolerance ** int(np.linalg.matrix_rank(g, tol=SHARED))
+        active = sets.making_up(g, tolerance, 1e3 * tolerance)
+        if active is None:
             continue
-        chosen = subsets[best]
-        coefficient, *_ = np.linalg.lstsq(rows[chosen].T, g.T, rcond=None)
-        active = np.zeros(k, dtype=bool)
-        active[chosen[np.abs(coefficient).max(axis=1) > 1e3 * tolerance]] = True
         side = np.where(active == (z[p] > 0), 1.0, -1.0)
         for other in votes:
             if (side == other).all():
                 return side
         votes.append(side)
     return votes[0] if len(votes) == 1 and chance < BY_CHANCE else None
+
+
+class Sets(NamedTuple):
+    """All sets of one normal less than there are coordinates."""
+
+    rows: Float[np.ndarray, "k d"]  # the normals
+    which: Int[np.ndarray, "S e"]  # those of each set
+    left_out: Float[np.ndarray, "S d"]  # the one direction that each leaves out
+
+    @classmethod
+    def of(cls, rows: Float[np.ndarray, "k d"]) -> Sets:
+        """Of these normals; one set of all where these are fewer."""
+        k, d = rows.shape
+        which = np.array(list(combinations(range(k), min(k, d - 1))), dtype=np.int16)
+        left_out = np.empty((len(which), d))
+        for start in range(0, len(which), 20_000):
+            part = rows[which[start : start + 20_000]]
+            left_out[start : start + len(part)] = np.linalg.svd(part, full_matrices=True)[2][:, -1]
+        return cls(rows, which, left_out)
+
+    def making_up(self, g: Float[np.ndarray, "m d"], tolerance: float, least: float) -> Bool[np.ndarray, " k"] | None:
+        """Which normals vectors are sums of, with a share of at least so much, if one of the sets holds these."""
+        miss = np.abs(self.left_out @ g.T).max(axis=1)
+        best = int(miss.argmin())
+        if miss[best] > tolerance:
+            return None
+        chosen = self.which[best]
+        share = np.linalg.lstsq(self.rows[chosen].T, g.T, rcond=None)[0]
+        active = np.zeros(len(self.rows), dtype=bool)
+        active[chosen[np.abs(share).max(axis=1) > least]] = True
+        return active
 
 
 def weakest_turned(network: Network) -> Network:
