@@ -28,10 +28,11 @@ from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
+from unveil.identification.piecewise_linear.expected_breakpoints import Ways
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
-from unveil.identification.piecewise_linear.neuron import Neuron, confirmed
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Setup
@@ -187,11 +188,18 @@ def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
     size = np.linalg.norm(V, axis=1)
     true = [Neuron.given(V[i] / size[i], float(c[i] / size[i]), 1e-12) for i in range(6)]
     false = Neuron.given(*(lambda v: (v / np.linalg.norm(v), 0.3))(rng.standard_normal(10)), 1e-12)
-    should, were, settings = confirmed(weights[:1], 0.0, [*true, false], [line])
-    assert (should[:-1] == were[:-1]).all()
-    assert should[:-1].sum() == len(deeper)
-    assert were[-1] == settings[-1] == 0
-    assert (settings <= were).all()
+    *firm, stray = Ways.of(weights[:1], [line], 0.0).confirmed([*true, false])
+    assert all(one.should == one.were for one in firm)
+    assert sum(one.should for one in firm) == len(deeper)
+    assert stray.should > 0
+    assert stray.were == stray.settings == stray.lines == 0
+    assert all(one.settings <= one.were for one in firm)
+    assert all(one.lines == (one.were > 0) for one in firm)
+    # Where answers stand still no neuron shows: none is missed there.
+    still = replace(line, slope=np.zeros_like(line.slope))
+    *theirs, none = Ways.of(weights[:1], [still], 0.0).confirmed([*true, false])
+    assert none.should == 0
+    assert [one.were for one in theirs] == [one.were for one in firm]
 
 
 def test_most_points_agree_whatever_the_others_say() -> None:
@@ -256,9 +264,9 @@ def test_rows_with_an_error_are_met_where_that_error_puts_them() -> None:
     (line,) = line_search(ask, *frame.lines(1, 100.0, rng), noise, rng)
     rough = [(weights[0][0] + 1e-5 * rng.standard_normal((6, 8)), weights[0][1])]
     for layers, error, all_met in ((weights[:1], 0.0, True), (rough, 0.0, False), (rough, 1e-5, True)):
-        should, were, _ = confirmed(layers, error, neurons, [line])
-        assert should.sum() > 0
-        assert (should == were).all() == all_met
+        met = Ways.of(layers, [line], error).confirmed(neurons)
+        assert any(one.should > 0 for one in met)
+        assert all(one.should == one.were for one in met) == all_met
 
 
 def test_no_step_changes_a_state_that_was_handed_on() -> None:

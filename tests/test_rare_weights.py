@@ -13,8 +13,9 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.deeper_state import Points, refuting
+from unveil.identification.piecewise_linear.expected_breakpoints import Ways
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.neuron import Neuron, deviations
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.roomy_places import REACH, roomiest
 
@@ -110,7 +111,7 @@ def test_what_a_neuron_is_off_is_seen_where_it_is_met() -> None:
     bias = weights[1][1][0] / np.linalg.norm(weights[1][0][0])
     for off, stated in ((0.0, 1e-6), (1e-6, 1e-6)):
         neuron = Neuron.given(row, bias + off, stated)
-        (told,) = deviations(weights[:1], 1e-12, [neuron], lines)
+        (told,) = Ways.of(weights[:1], lines, 1e-12).deviations([neuron])
         assert len(told) > 4
         assert (told.max() > 0.05) == (off > 0)
 

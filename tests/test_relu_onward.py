@@ -9,10 +9,12 @@ import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.line_search.local_breakpoint import POINTS, local_breakpoints
 from unveil.blackbox.rounding import Rounding
+from unveil.identification.piecewise_linear.behind import Behind
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_tracing import Behind, follow
+from unveil.identification.piecewise_linear.hyperplane_tracing import follow
+from unveil.identification.piecewise_linear.probe import Probe
 
 
 def positive(d: int) -> Frame:
@@ -58,14 +60,9 @@ def test_a_neuron_is_followed_until_all_its_weights_are_known(seed: int) -> None
     frame = positive(12)
     z = frame.sample(4000, rng)
     h = np.maximum(z @ first.T + shift, 0)
-    behind = Behind(
-        lambda x: net(x.astype(np.float32).astype(float)),
-        frame,
-        [(first, shift)],
-        [np.full((10, 13, 13), 0.0)],
-        Rounding(np.full(3, 3e-7), float(np.median(np.linalg.norm(z, axis=1))), 3e-7, True),
-        1.0,
-    )
+    noise = Rounding(np.full(3, 3e-7), float(np.median(np.linalg.norm(z, axis=1))), 3e-7, True)
+    probe = Probe(lambda x: net(x.astype(np.float32).astype(float)), noise, rng)
+    behind = Behind(probe, frame, [(first, shift)], [np.full((10, 13, 13), 0.0)])
     errors: list[float] = []
     for i in range(6):
         # Somewhere on the hyperplane, by bisection between two points.
@@ -80,7 +77,7 @@ def test_a_neuron_is_followed_until_all_its_weights_are_known(seed: int) -> None
         normal = ((first @ up + shift > 0) * rows[i]) @ first
         size = float(np.linalg.norm(normal))
         seen = CriticalPoint(up, normal / size + 1e-4 * rng.standard_normal(12), 4e-4, size * weights[2][0][:3, i])
-        one = follow(behind, seen, rng)
+        one = follow(behind, seen, 1.0)
         if one is None:
             continue
         true = np.append(rows[i], bias[i]) / np.linalg.norm(rows[i][one.known])

@@ -20,14 +20,13 @@ from unveil.identification.piecewise_linear.deeper_state import Candidates, Deep
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.traced_layers import (
     Traced,
     _behind,
-    _explained,
     _last,
     _with,
     first_sums,
@@ -92,8 +91,8 @@ def test_neurons_are_sure_by_the_settings_that_they_were_met_in() -> None:
         (replace(merged, known=np.array([True, False])), 10, 10, 9, ""),
     ]
     for neuron, should, were, settings, expected in cases:
-        met = Confirmed(*(np.array([count]) for count in (should, were, settings)))
-        told = dict(zip(("sure", "perhaps"), by_evidence([neuron], met), strict=True))
+        met = replace(neuron, should=should, were=were, settings=settings)
+        told = dict(zip(("sure", "perhaps"), by_evidence([met]), strict=True))
         assert "".join(name for name, those in told.items() if those) == expected
 
 
@@ -310,12 +309,12 @@ def test_where_first_rows_are_off_their_breakpoints_are_theirs_within_that() -> 
     for error, theirs in ((off, True), (np.zeros(6), False)):
         state = Traced.begun(error)
         behind = _behind(probe, usual, state)
-        assert _explained(behind, at, np.zeros(6), ()).all() == theirs
-        assert not _explained(behind, plane, np.zeros(len(plane)), ()).any()
-        assert _explained(behind, plane, np.zeros(len(plane)), (one,)).all()
-        assert _explained(behind, beside, np.zeros(len(plane)), (one,)).all() == theirs
+        assert behind.explained(at, np.zeros(6), ()).all() == theirs
+        assert not behind.explained(plane, np.zeros(len(plane)), ()).any()
+        assert behind.explained(plane, np.zeros(len(plane)), (one,)).all()
+        assert behind.explained(beside, np.zeros(len(plane)), (one,)).all() == theirs
         # Where all of them are active no error of theirs is felt.
-        assert not _explained(_behind(probe, frame, state), beside, np.zeros(len(plane)), (one,)).any()
+        assert not _behind(probe, frame, state).explained(beside, np.zeros(len(plane)), (one,)).any()
 
 
 def test_a_neuron_that_is_off_where_all_before_it_are_on_is_found_at_usual_points() -> None:

@@ -30,6 +30,7 @@ from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, Laye
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.many_layers import behind_crowded, crowded
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import explained
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -48,8 +49,8 @@ MANY_NEURONS = 16
 # budget leaves that may be spent on that.
 FOLLOWED, PATIENCE = 128, 0.8
 # So many breakpoints behind a first layer wider than its input are those of many layers where fewer than this share of
-# them are, to so much of its values, on hyperplanes of second-layer neurons that were followed.
-FOREIGN, FEW_ON, ON = 500, 0.2, 1e-6
+# them are on hyperplanes of second-layer neurons that were followed.
+FOREIGN, FEW_ON = 500, 0.2
 # Rows with larger errors are measured again by breakpoints as long as neurons are looked for.
 VAGUE = 1e-3
 # A region where all neurons are active begins so many errors of their rows, at inputs so many times as large as usual
@@ -123,10 +124,8 @@ def _too_deep(layer: AffineMap, given: list[Neuron], found: LayerFound) -> bool:
     """Whether most of many breakpoints behind a first layer are not on the hyperplanes of the neurons followed."""
     if len(found.bent) < FOREIGN or not given:
         return False
-    h = after([layer], found.bent.at)
-    weights, bias = np.array([n.weights for n in given]), np.array([n.bias for n in given])
-    off = np.abs(h @ weights.T + bias).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
-    return bool((off < ON).mean() < FEW_ON)
+    followed = np.array([n.weights for n in given]), np.array([n.bias for n in given])
+    return bool(explained([layer, followed], found.bent.at).mean() < FEW_ON)
 
 
 def _fitted_later(setup: Setup, state: Reading) -> bool:

@@ -14,8 +14,9 @@ from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import passed_on
 from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Points
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums, told
+from unveil.identification.piecewise_linear.expected_breakpoints import Ways
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
-from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, confirmed, deviations, distinct
+from unveil.identification.piecewise_linear.neuron import Neuron, distinct
 from unveil.identification.piecewise_linear.reading_state import Setup
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
@@ -35,12 +36,12 @@ def merge_points(setup: Setup, state: Deeper) -> Deeper:
     """Merge the critical points; where the next layer shows itself whole, read on behind it. Queries: those of `told`
     and `leaks` for every set of neurons that may be a whole layer."""
     while True:
-        state, met = _merged(state, state.parallel and state.follows)
+        state = _merged(state, state.parallel and state.follows)
         # A fit that explains nearly all answers may end behind too few layers, where the next one hardly ever switches:
         # then critical points gather that it does not explain.
         if state.few_open:
             return state
-        state, layer = _layer(setup, state, met)
+        state, layer = _layer(setup, state)
         if layer is None:
             return state
         if not _more_behind(state, layer):
@@ -57,21 +58,21 @@ def _more_behind(state: Deeper, layer: AffineMap) -> bool:
     return sum(told) >= BEHIND and 2 * sum(told) > len(told)
 
 
-def _merged(state: Deeper, given: bool) -> tuple[Deeper, Confirmed]:
+def _merged(state: Deeper, given: bool) -> Deeper:
     """All critical points as neurons, and how often each of these was met. `given`: whether no others than those read
     in another way are begun."""
     old, layers = state.candidates, state.layers
     views = Views.of_points(layers, state.seen, state.error, old.views, old.held)
     begun = views if given else old.views
     merged = candidates(None, views, layers, old.merged, 0 if begun is None else len(begun.which))
-    counts = confirmed(layers, state.error, merged, state.lines)
+    merged = Ways.of(layers, state.lines, state.error).confirmed(merged) if state.lines else merged
     neurons, certain = [], []
-    for n, should, were, settings in zip(merged, *counts, strict=True):
-        often = len(n.members) > 1 or were >= OFTEN or (state.last and n.before is not None)
-        if n.key not in old.proven and not (often and were >= MET * should):
+    for n in merged:
+        often = len(n.members) > 1 or n.were >= OFTEN or (state.last and n.before is not None)
+        if n.key not in old.proven and not (often and n.were >= MET * n.should):
             continue
         neurons.append(n)
-        if len(n.members) > 2 or settings >= OFTEN or state.turn % ANYWAY == ANYWAY - 1:
+        if len(n.members) > 2 or n.settings >= OFTEN or state.turn % ANYWAY == ANYWAY - 1:
             certain.append(n)
     alone = distinct([n for n in merged if len(n.members) == 1 and n not in neurons], neurons)
     explained = {i for n in neurons for i in n.members}
@@ -85,13 +86,13 @@ def _merged(state: Deeper, given: bool) -> tuple[Deeper, Confirmed]:
         alone=tuple(alone),
         open=len(state.seen) - len(explained),
     )
-    return replace(state, candidates=now, work=state.work + len(state.seen) * len(merged)), counts
+    return replace(state, candidates=now, work=state.work + len(state.seen) * len(merged))
 
 
-def _layer(setup: Setup, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
+def _layer(setup: Setup, state: Deeper) -> tuple[Deeper, AffineMap | None]:
     """The layer being read, signs settled, if the neurons merged so far contain it whole."""
     layers, points = state.layers, state.points
-    sure, perhaps = by_evidence(state.candidates.merged, met)
+    sure, perhaps = by_evidence(state.candidates.merged)
     if not sure and not perhaps:
         return state, None
     neurons, probe = [*sure, *perhaps], setup.probe
@@ -119,14 +120,14 @@ def _layer(setup: Setup, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineM
     return replace(state, candidates=now), None
 
 
-def by_evidence(merged: Sequence[Neuron], met: Confirmed) -> tuple[list[Neuron], list[Neuron]]:
+def by_evidence(merged: Sequence[Neuron]) -> tuple[list[Neuron], list[Neuron]]:
     """Whole neurons met wherever they should be: those that are of the layer being read, and those that may be. One of
     a deeper layer goes on straight in a single setting; one read in another way too needs but a second."""
     sure: list[Neuron] = []
     perhaps: list[Neuron] = []
-    for n, should, were, settings in zip(merged, *met, strict=True):
-        if n.known.all() and were >= MET * should and (len(n.members) > 1 or n.before is not None):
-            (sure if settings >= OFTEN or (n.before is not None and settings >= 2) else perhaps).append(n)
+    for n in merged:
+        if n.whole and n.were >= MET * n.should and (len(n.members) > 1 or n.before is not None):
+            (sure if n.settings >= OFTEN or (n.before is not None and n.settings >= 2) else perhaps).append(n)
     return sure, perhaps
 
 
@@ -146,7 +147,7 @@ def _doubt(state: Deeper, points: Points, neurons: list[Neuron]) -> float:
     """
     h = after(state.layers, points.usual(200))
     h = np.insert(h, h.shape[1], 1, axis=1)
-    met = deviations(state.layers, state.error, neurons, state.lines)
+    met = Ways.of(state.layers, state.lines, state.error).deviations(neurons)
     out = 0.0
     for neuron, off in zip(neurons, met, strict=True):
         spread = np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", h, neuron.spread, h), 0))

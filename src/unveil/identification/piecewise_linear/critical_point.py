@@ -165,13 +165,14 @@ def derivative(
     return Station(x, slope[0] @ span.T, float(error[0])) if np.isfinite(error[0]) else None
 
 
-def met(
-    line: Line, expected: Float[np.ndarray, " E"], doubt: Float[np.ndarray, " E"] | float = 0.0
-) -> Bool[np.ndarray, "K E"]:
-    """Whether a breakpoint of a line is the one expected there, give or take the doubt."""
-    off = np.abs(line.t[:, None] - expected[None, :])
-    near = np.minimum(SAME_PLACE * (1 + np.abs(expected)) + doubt, 1e-3 * (1 + np.abs(expected)))
-    return np.asarray(off <= near + 3 * line.width[:, None])
+def met(line: Line, expected: Float[np.ndarray, " E"]) -> Bool[np.ndarray, "K E"]:
+    """Whether a breakpoint of a line is the one expected there."""
+    return np.asarray(np.abs(line.t[:, None] - expected) <= same_place(expected, 0.0) + 3 * line.width[:, None])
+
+
+def same_place(t: Float[np.ndarray, " E"], doubt: Float[np.ndarray, " E"] | float) -> Float[np.ndarray, " E"]:
+    """How far a breakpoint may be from places of a line that are known to within a doubt to be the one there."""
+    return np.asarray(np.minimum(SAME_PLACE * (1 + np.abs(t)) + doubt, 1e-3 * (1 + np.abs(t))))
 
 
 def along_line(layers: Sequence[AffineMap], line: Line) -> tuple[np.ndarray, np.ndarray]:

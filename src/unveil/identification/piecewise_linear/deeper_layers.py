@@ -16,14 +16,12 @@ from unveil.identification.piecewise_linear.candidates import ANYWAY, HALF, ROUG
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
-    along_line,
     measure_normals,
-    met,
 )
 from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, refuting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, expected
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import alike, local
 from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.weight_completion import (
@@ -241,14 +239,8 @@ def _another_line(setup: Setup, state: Deeper) -> Deeper:
     low, high = np.maximum(low, room[0]), np.minimum(high, room[1])
     if not (low < high).all():
         return state
-    (line,) = line_search(probe.ask, base, direction, low, high, probe.noise, rng)
-    layers, neurons = state.layers, list(state.candidates.neurons)
-    own = along_line(layers, line)[0]
-    wanted = ~met(line, own, AGREES * state.error * (1 + np.abs(own))).any(axis=1)
-    if neurons:
-        wanted &= ~met(line, *expected(layers, state.error, neurons, line)[:2]).any(axis=1)
-    seen = measure_normals(probe, layers, line, np.flatnonzero(wanted)).points
-    return replace(state, lines=(*state.lines, line), seen=(*state.seen, *seen))
+    lines, points, _ = state.known(probe).searched((base, direction, low, high), state.candidates.neurons)
+    return replace(state, lines=(*state.lines, *lines), seen=(*state.seen, *points))
 
 
 NEAR = 30.0  # how far out, in typical inputs, a line between two points may begin

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import numpy as np
 from jaxtyping import Float
@@ -12,14 +13,16 @@ from jaxtyping import Float
 from unveil.blackbox.line import Line
 from unveil.identification.check_points import FURTHER, unusual_everywhere
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.output_layer import AffineMap, Asked, Unsigned, after
+from unveil.identification.fitting.output_layer import AffineMap, Asked, Unsigned
+from unveil.identification.piecewise_linear.behind import Behind
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, points_of, row_space
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Views
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.partial_network import local
+from unveil.identification.piecewise_linear.partial_network import explained, local
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.sign_recovery import dependent
 from unveil.whitebox.network import Network
@@ -184,6 +187,10 @@ class Deeper:
         """Where inputs may be."""
         return self.points.frame
 
+    def known(self, probe: Probe) -> Behind:
+        """What was read, as a search goes by it."""
+        return Behind(probe, self.frame, self.layers, [np.full(len(b), self.error) for _, b in self.layers])
+
     @property
     def follows(self) -> bool:
         """Whether neurons are followed across the layer before: behind a first one wider than the input or with
@@ -223,10 +230,9 @@ class Deeper:
 
     def behind(self, layer: AffineMap) -> Deeper:
         """Behind one more layer; what it explains of the critical points is left out."""
-        h = after(self.layers, np.array([each.x for each in self.seen]))
-        off = np.abs(h @ layer[0].T + layer[1]).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
-        seen = tuple(each for each, far in zip(self.seen, off > 1e-7, strict=True) if far)
         layers = [*self.layers, layer]
+        theirs = explained(layers, np.array([each.x for each in self.seen]).reshape(-1, layers[0][0].shape[1]))
+        seen = tuple(compress(self.seen, ~theirs))
         return replace(
             self,
             layers=layers,

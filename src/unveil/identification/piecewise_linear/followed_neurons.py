@@ -19,13 +19,12 @@ from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     measure_normals,
-    met,
     points_of,
     search,
-    zeros,
 )
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.partial_network import explained
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sign_recovery import DEPENDENT
@@ -371,8 +370,6 @@ def _on_another_line(
     line = search(probe.ask, frame, probe.noise, probe.rng, 2 * np.sqrt(frame.d))
     if line is None:
         return []
-    ends = np.array([line.low, line.high])
-    own = zeros(ends, line.inputs(ends) @ layer[0].T + layer[1])[0]
-    wanted = ~met(line, own).any(axis=1)
+    wanted = ~explained([layer], line.points)
     wanted &= np.array([not any(one.zero(layer, x) for one in followed) for x in line.points], dtype=bool)
     return measure_normals(probe, [], line, np.flatnonzero(wanted)).points

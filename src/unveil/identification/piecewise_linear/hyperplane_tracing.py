@@ -9,13 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line_search.local_breakpoint import LocalBreakpoints, local_breakpoints
-from unveil.blackbox.rounding import Ask, Rounding
 from unveil.blackbox.rows import Rows
-from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.behind import Behind
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint
-from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.partial_network import Seen, doubt_of_sums, local
+from unveil.identification.piecewise_linear.partial_network import local
 
 # Half of a step, in standard deviations of where the breakpoint is expected, and of what it does to answers.
 WINDOW, BARELY = 4.0, 1000.0
@@ -38,39 +36,15 @@ NOTHING, ONE = 0.15, 0.2
 OWN = 0.85  # share of the breakpoints that must be the neuron's own
 
 
-@dataclass(frozen=True)
-class Behind:
-    """What the search for a neuron behind known layers goes by."""
-
-    ask: Ask  # answers questions
-    frame: Frame  # where may be asked; its coordinates are the inputs themselves
-    layers: list[AffineMap]  # those known; with none of them neurons see the inputs
-    spreads: list[np.ndarray]  # errors of their rows, as of `doubt_of_sums`
-    noise: Rounding  # how exact answers are
-    spacing: float  # typical distance between breakpoints
-
-    def see(self, x: Float[np.ndarray, "N d"]) -> Seen:
-        """What the layers make of some inputs."""
-        return Seen.by(self.layers, x)
-
-    def doubt(self, x: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N q"]:
-        """Variance of what comes out of the layers."""
-        return np.asarray(doubt_of_sums(self.layers, self.spreads, x) * self.see(x).on)
-
-    def inside(self, x: Float[np.ndarray, "N d"]) -> Bool[np.ndarray, " N"]:
-        """Which points may be asked."""
-        return np.asarray((x @ self.frame.G.T + self.frame.g > 0).all(axis=1))
-
-
-def follow(behind: Behind, seen: CriticalPoint, rng: np.random.Generator) -> Neuron | None:
+def follow(behind: Behind, seen: CriticalPoint, spacing: float) -> Neuron | None:
     """The neuron of the next layer that bends here; None if there is none, or its hyperplane gets lost.
 
     A breakpoint is located in ever more places where the neuron must be seen. Each is a linear equation for its weights
     and its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it
-    follows. Queries: 13 for each of two to three places per weight.
+    follows. `spacing`: typical distance between breakpoints. Queries: 13 for each of two to three places per weight.
     """
     for wider in WIDER:
-        one = _One.begin(behind, seen, wider, rng)
+        one = _One.begin(behind, seen, wider, spacing)
         if one is None:
             return None
         if not one.known.all():
@@ -111,7 +85,7 @@ class _One:
 
     behind: Behind  # what to go by
     seen: CriticalPoint  # where it was seen first
-    rng: np.random.Generator  # draws places
+    spacing: float  # typical distance between breakpoints
     fixed: Float[np.ndarray, "E p"]  # equations from there for weights and bias, each divided by its error
     told: Float[np.ndarray, " E"]  # what they are to give
     known: Bool[np.ndarray, " q"]  # which weights are known
@@ -127,7 +101,7 @@ class _One:
     own: float = 1.0  # share of the breakpoints that are the neuron's own
 
     @classmethod
-    def begin(cls, behind: Behind, seen: CriticalPoint, wider: float, rng: np.random.Generator) -> _One | None:
+    def begin(cls, behind: Behind, seen: CriticalPoint, wider: float, spacing: float) -> _One | None:
         """From the normal: the weights of what is active there."""
         h, J = local(behind.layers, seen.x)
         on, q = h > 0, len(h)
@@ -154,7 +128,7 @@ class _One:
         largest = float(np.abs(theta[:-1]).max())
         none = np.empty((0, q + 1))
         spread = _covariance(fixed)
-        return cls(behind, seen, rng, fixed, told, on, theta, spread, largest, seen.x[None], none, np.empty(0))
+        return cls(behind, seen, spacing, fixed, told, on, theta, spread, largest, seen.x[None], none, np.empty(0))
 
     def result(self) -> Neuron:
         """With unit weights."""
@@ -210,12 +184,20 @@ class _One:
         up, down = pool[z > 0], pool[z <= 0]
         if not len(up) or not len(down):
             return self.around()
-        a, b = up[self.rng.integers(len(up), size=POOL)], down[self.rng.integers(len(down), size=POOL)]
+        a, b = (
+            up[self.rng.integers(len(up), size=POOL)],
+            down[self.rng.integers(len(down), size=POOL)],
+        )
         for _ in range(12):
             middle = (a + b) / 2
             over = (self.sums(middle) > 0)[:, None]
             a, b = np.where(over, middle, a), np.where(over, b, middle)
         return np.asarray((a + b) / 2)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Draws places."""
+        return self.behind.probe.rng
 
     @property
     def weights(self) -> np.ndarray:
@@ -232,7 +214,7 @@ class _One:
         x = self.at[self.rng.integers(len(self.at), size=len(which))].copy()
         unit = np.eye(len(self.known))[which]
         # As far in as a plausible weight keeps the step short.
-        depth = SHORT * self.behind.spacing / (WINDOW * LIKELY * self.largest) * 10 ** self.rng.uniform(-1.5, 0, len(x))
+        depth = SHORT * self.spacing / (WINDOW * LIKELY * self.largest) * 10 ** self.rng.uniform(-1.5, 0, len(x))
         # Where they need not stay positive, the neuron may be one of the first layer, and is negative yet.
         least = -1.0 if self.behind.frame.free else 0.5
         for _ in range(NEWTON):
@@ -275,8 +257,8 @@ class _One:
         e = e / rate[:, None]
         g = np.concatenate([there.h, np.ones((len(x), 1))], axis=1)
         doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, self.spread, g) + self.behind.doubt(x) @ self.weights**2) / rate
-        strength = np.sqrt(((self.seen.jump / self.behind.noise.before(self.behind.ask, x)) ** 2).mean(axis=1)) * rate
-        longest = (LONGEST if entered is None else SHORT) * self.behind.spacing
+        strength = np.sqrt(((self.seen.jump / self.behind.probe.sigma(x)) ** 2).mean(axis=1)) * rate
+        longest = (LONGEST if entered is None else SHORT) * self.spacing
         half = np.maximum(WINDOW * doubt, np.minimum(BARELY / np.maximum(strength, 1e-300), longest / 3))
         good = (rate > 0.03) & (half < longest)
         for end in (-1, 1):
@@ -287,7 +269,7 @@ class _One:
 
     def local_breakpoints(self, there: _Places) -> LocalBreakpoints:
         """What these steps show."""
-        return local_breakpoints(self.behind.ask, there.x, there.half[:, None] * there.e, self.behind.noise)
+        return local_breakpoints(self.behind.probe.ask, there.x, there.half[:, None] * there.e, self.behind.noise)
 
     def measured(self, there: _Places) -> tuple[_One, bool]:
         """The breakpoint located there; False if it is not where it should be."""

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap, after
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint
+from unveil.identification.piecewise_linear.expected_breakpoints import Ways
 from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron
 from unveil.identification.piecewise_linear.partial_network import ZERO, Moves, explained
 from unveil.identification.piecewise_linear.sightings import Sightings
@@ -32,8 +33,7 @@ TWICE = 1e-5  # how near an unknown weight must be to itself where it is told tw
 # A neuron must be met so often, on so many lines, and at this share of the places where it should be.
 FEWEST, LINES, SHARE = 3, 3, 0.6
 SAME = 1e-10  # two that differ by less, in one minus the cosine, are one
-# How near a breakpoint must be to where a neuron switches, relative to 1 + |t|; slopes that are none.
-NEAR, FLAT = 1e-5, 1e-7
+ROWS = 5e-7  # how far off rows may be on lines where all layers are read one after the other
 
 
 class Views(NamedTuple):
@@ -110,7 +110,7 @@ def candidates(
     returned. `views`: those behind the layers. `before`: what came out for the first `old` views, and neurons read
     otherwise. `old`: how many these were: what they could begin they have begun.
     """
-    ways = None if lines is None else Ways.of(layers, lines)
+    ways = Ways.of(layers, lines, ROWS) if lines else None
     seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Neuron]()
 
     def grow(begun: Neuron) -> bool:
@@ -119,7 +119,7 @@ def candidates(
         if ways is not None:
             if members.sum() < FEWEST or len(set(views.line[members].tolist())) < 2:
                 return False
-            grown = ways.confirmed(grown)
+            (grown,) = ways.confirmed([grown])
             if grown.should < FEWEST or grown.lines < LINES or grown.were < SHARE * grown.should:
                 return False
         taken[members] = True
@@ -274,49 +274,3 @@ def _solution(
     loose = np.clip(vt[:own] / np.maximum(s[:own, None], 1e-9) / scale, -1, 1)
     spread[np.ix_(which, which)] = loose.T @ loose
     return theta / np.linalg.norm(theta[:-1]), spread
-
-
-class Ways(NamedTuple):
-    """What the layers read make of the lines: their values at both ends of every piece, on which they are linear."""
-
-    start: Float[np.ndarray, " E"]  # where each piece begins
-    end: Float[np.ndarray, " E"]  # where it ends
-    before: Float[np.ndarray, "E k"]  # the values at its beginning
-    after: Float[np.ndarray, "E k"]  # the values at its end
-    line: Int[np.ndarray, " E"]  # on which line it lies
-    breakpoints: list[np.ndarray]  # of each line
-    flat: list[np.ndarray]  # of each piece of a line's answers, whether they stand still there: then no neuron shows
-
-    @classmethod
-    def of(cls, layers: list[AffineMap], lines: tuple[Line, ...]) -> Ways:
-        """Of these lines."""
-        parts = [along(layers, each.base, each.direction, each.low, each.high) for each in lines]
-        slopes = [np.abs(each.slope).max(axis=1) / np.linalg.norm(each.direction) for each in lines]
-        still = FLAT * max(float(slope.max(initial=0)) for slope in slopes)
-        return cls(
-            np.concatenate([t[:-1] for t, _ in parts]),
-            np.concatenate([t[1:] for t, _ in parts]),
-            np.concatenate([h[:-1] for _, h in parts]),
-            np.concatenate([h[1:] for _, h in parts]),
-            np.repeat(np.arange(len(parts)), [len(t) - 1 for t, _ in parts]),
-            [each.t for each in lines],
-            [slope <= still for slope in slopes],
-        )
-
-    def confirmed(self, one: Neuron) -> Neuron:
-        """With how often it was met where it should have been."""
-        z = [h @ one.weights + one.bias for h in (self.before, self.after)]
-        which = np.flatnonzero((z[0] > 0) != (z[1] > 0))
-        seen = np.maximum(self.before[which], self.after[which]) > 0
-        which = which[~(seen & ~one.known).any(axis=1)]
-        part = z[0][which] / (z[0][which] - z[1][which])
-        at = self.start[which] + part * (self.end[which] - self.start[which])
-        should, were, on = 0, 0, set[int]()
-        for line, t in zip(self.line[which].tolist(), at.tolist(), strict=True):
-            there = self.breakpoints[line]
-            met = bool(np.abs(there - t).min(initial=np.inf) < NEAR * (1 + abs(t)))
-            if not met and self.flat[line][np.searchsorted(there, t)]:
-                continue
-            should, were = should + 1, were + met
-            on |= {line} if met else set()
-        return replace(one, should=should, were=were, lines=len(on))

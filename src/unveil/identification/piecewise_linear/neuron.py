@@ -1,17 +1,11 @@
-"""Neuron: a deeper neuron as far as it is known, what a critical point tells of it, and where it must be met."""
+"""Neuron: a deeper neuron as far as it is known, and how often it was met where it should be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-
-from unveil.blackbox.line import Line
-from unveil.identification.fitting.output_layer import AffineMap, after
-from unveil.identification.piecewise_linear.critical_point import along_line, met, zeros
+from jaxtyping import Bool, Float
 
 # Besides its own error, that of a critical point's normal is this many times the error of the rows read before.
 NORMAL = 3.0
@@ -37,6 +31,7 @@ class Neuron:
     should: int = 0  # at how many places of lines it should have been met, as far as all it sees there is known
     were: int = 0  # at how many of these it was
     lines: int = 0  # on how many lines
+    settings: int = 0  # in how many settings of the others
 
     @classmethod
     def given(cls, row: Float[np.ndarray, " k"], bias: float, error: float, key: int = -1) -> Neuron:
@@ -71,10 +66,10 @@ class Neuron:
             before[:, at] = self.before
         return Neuron(weights, self.bias, known, (), spread, before, key=self.key)
 
-    def doubt(self, h: Float[np.ndarray, " k"]) -> float:
+    def doubt(self, h: Float[np.ndarray, "N k"]) -> Float[np.ndarray, " N"]:
         """Standard deviation of `weights . h + bias`, as far as the weights are known."""
-        at = np.append(h, 1.0)
-        return float(np.sqrt(max(at @ self.spread @ at, 0.0)))
+        at = np.concatenate([h, np.ones((len(h), 1))], axis=1)
+        return np.asarray(np.sqrt(np.maximum(((at @ self.spread) * at).sum(axis=1), 0.0)))
 
 
 def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
@@ -94,64 +89,3 @@ def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
             out.append(n)
             counts[i] = True
     return out
-
-
-def expected(
-    layers: list[AffineMap], error: float, neurons: list[Neuron], line: Line
-) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
-    """Where on a line these neurons must bend the answers: only where all they see is known. `error`: of the rows of
-    these layers. `neurons`: up to sign. Returns places, how far off they may be, and whose they are."""
-    t, h = along_line(layers, line)
-    z = h @ np.array([n.weights for n in neurons]).T + np.array([n.bias for n in neurons])
-    at, piece, which = zeros(t, z)
-    known = np.array([n.known for n in neurons])[which]
-    sure = ~((np.maximum(h[piece], h[piece + 1]) > 0) & ~known).any(axis=1)
-    at, piece, which = at[sure], piece[sure], which[sure]
-    rate = np.abs(z[piece + 1, which] - z[piece, which]) / (t[piece + 1] - t[piece])
-    there = np.maximum(h[piece], h[piece + 1])
-    doubt = np.array([neurons[i].doubt(values) for i, values in zip(which, there, strict=True)])
-    doubt = np.hypot(doubt, error * (1 + np.linalg.norm(there, axis=1)))
-    return at, AGREES * doubt / np.maximum(rate, 1e-300), which
-
-
-class Confirmed(NamedTuple):
-    """How often each neuron should have been met on the lines searched, how often it was, and in how many settings. A
-    setting is which of the others are active: while it stays, a neuron of a deeper layer goes on straight, too."""
-
-    should: Int[np.ndarray, " N"]
-    were: Int[np.ndarray, " N"]
-    settings: Int[np.ndarray, " N"]
-
-
-def confirmed(layers: list[AffineMap], error: float, neurons: list[Neuron], lines: Sequence[Line]) -> Confirmed:
-    """How often each of these neurons was met on these lines, of all times that it should have been."""
-    should, were = np.zeros(len(neurons), dtype=int), np.zeros(len(neurons), dtype=int)
-    settings: list[set[bytes]] = [set() for _ in neurons]
-    firm = [i for i, n in enumerate(neurons) if n.known.all() and n.readings > 1]
-    rows, bias = np.array([neurons[i].weights for i in firm]), np.array([neurons[i].bias for i in firm])
-    for line in lines if neurons else ():
-        at, doubt, which = expected(layers, error, neurons, line)
-        seen = met(line, at, doubt).any(axis=0)
-        np.add.at(should, which, 1)
-        np.add.at(were, which[seen], 1)
-        if firm:
-            on = after(layers, line.inputs(at)) @ rows.T + bias > 0
-            on &= which[:, None] != np.array(firm)
-            for i, others in zip(which[seen], on[seen], strict=True):
-                settings[i].add(np.packbits(others).tobytes())
-    return Confirmed(should, were, np.array([len(each) for each in settings], dtype=int))
-
-
-def deviations(
-    layers: list[AffineMap], error: float, neurons: list[Neuron], lines: Sequence[Line]
-) -> list[Float[np.ndarray, " M"]]:
-    """How far from where it was expected each neuron was met on these lines, in units of what it might be off. Of an
-    error that is overstated they are a small part of one."""
-    out: list[list[float]] = [[] for _ in neurons]
-    for line in lines if neurons else ():
-        at, doubt, which = expected(layers, error, neurons, line)
-        seen = met(line, at, doubt).any(axis=0)
-        off = np.abs(line.t[:, None] - at[seen]).min(axis=0, initial=np.inf)
-        for i, each in zip(which[seen], AGREES * off / doubt[seen], strict=True):
-            out[i].append(float(each))
-    return [np.array(each) for each in out]

@@ -114,12 +114,14 @@ def doubt_of_sums(
     layers: Sequence[AffineMap], spreads: Sequence[np.ndarray], x: Float[np.ndarray, "N d"]
 ) -> Float[np.ndarray, "N q"]:
     """Variance of what the last layer's neurons sum up; of inputs themselves none. `spreads`: covariances of the
-    errors of each layer's rows, biases at the end, (k, q + 1, q + 1); (k, 1, 1) where biases alone are off, and of none
-    where all are exact."""
+    errors of each layer's rows, biases at the end, (k, q + 1, q + 1); (k, 1, 1) where biases alone are off, of none
+    where all are exact, and (k,) deviations where all of a row are alike and independent."""
     h, out = x, np.zeros_like(x)
     for depth, ((W, b), spread) in enumerate(zip(layers, spreads, strict=True)):
         out = (out * (h > 0) if depth else out) @ (W**2).T
-        if len(spread):
+        if spread.ndim == 1:
+            out += spread**2 * (1 + (h**2).sum(axis=1, keepdims=True))
+        elif len(spread):
             g = np.concatenate([h, np.ones((len(h), 1))], axis=1)[:, -spread.shape[1] :]
             out += np.einsum("nki,ni->nk", np.einsum("ni,kij->nkj", g, spread, optimize=True), g)
         h = np.maximum(h @ W.T + b, 0)

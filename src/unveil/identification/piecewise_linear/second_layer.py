@@ -21,15 +21,13 @@ from unveil.identification.fitting.output_layer import (
 )
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
-    along_line,
     measure_normals,
-    met,
     points_of,
 )
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import SAME, Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
-from unveil.identification.piecewise_linear.partial_network import alike, local
+from unveil.identification.piecewise_linear.partial_network import alike, explained, local
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
@@ -214,7 +212,7 @@ def _looked(state: SecondLayer, fits: Bool[np.ndarray, " N"], barren: int) -> Se
         base, direction = _towards(state, x[~fits], x[fits])
         low, high = -0.1, 1.0
     (line,) = line_search(probe.ask, base[None], direction[None], low, high, probe.noise, probe.rng)
-    wanted = ~met(line, along_line([state.layer], line)[0]).any(axis=1)
+    wanted = ~explained([state.layer], line.points)
     wanted &= np.array([not state.zero(point) for point in line.points], dtype=bool)
     seen = measure_normals(probe, [state.layer], line, np.flatnonzero(wanted)).points
     return replace(state, seen=(*state.seen, *seen))

@@ -7,26 +7,23 @@ from dataclasses import dataclass, replace
 from itertools import compress
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.behind import Behind, Lines
 from unveil.identification.piecewise_linear.completeness import leaks, steady
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, measure_normals
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_tracing import Behind, follow
+from unveil.identification.piecewise_linear.hyperplane_tracing import follow
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.normals import expected_error
-from unveil.identification.piecewise_linear.partial_network import alike, doubt_of_sums, moved
+from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
 
 LINES, MOST_LINES, FAR = 4, 80, 1e3  # lines searched at a time, and most per layer; how far they reach
-VAGUE = 0.1  # normals with larger errors are not followed
-NEAR, SAME = 6.0, 1e-5  # deviations, and distance relative to 1 + |x|, within which a breakpoint is a known neuron's
 APART = 2.0  # square distance of usual inputs from each other, in units of their own square length
 WHOLE = 0.95  # share of the derivatives that must be sums of a layer's active neurons for it to be whole
 # Rounds of lines that must show nothing new before; the share after more of them, when neurons that hardly ever matter
@@ -40,9 +37,6 @@ ALIKE = 0.03  # neurons whose known weights differ less are one
 LOOKS, AMONG, FEW, BEYOND, HALVINGS = 300, 2, 0.01, 0.3, 5
 # Share of the answers' spread that may be left behind the last layer; of most answers, where some lack a neuron.
 ENDS, MOSTLY_ENDS = 0.01, 1e-3
-
-# Lines as `line_search` takes them: base, direction, low, high.
-Lines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,12 @@ class Traced:
         """The largest error of a row."""
         spreads = [*self.spreads, np.array([one.spread[:-1, :-1] for one in self.partial])]
         return float(np.sqrt(max(np.trace(each, axis1=1, axis2=2).max() for each in spreads if len(each))))
+
+    def spacing(self, anywhere: bool) -> float:
+        """Typical distance between breakpoints of lines, among usual values or where all are positive."""
+        lines = self.among if anywhere and self.among else self.lines
+        length = sum((each.high - each.low) * np.linalg.norm(each.direction) for each in lines)
+        return float(length / max(1, sum(len(each.t) for each in lines)))
 
     def left_behind(self, layer: AffineMap) -> Traced:
         """With this layer read whole."""
@@ -145,16 +145,16 @@ def _next_layer(
     quiet = searched = aimed = 0
     while searched < MOST_LINES and quiet < LOST:
         had = len(state.partial)
-        behind = _behind(probe, usual if aimed else frame, state)
+        behind, spacing = _behind(probe, usual if aimed else frame, state), state.spacing(bool(aimed))
         fresh = [i for i in range(len(state.unexplained)) if i not in state.looked]
         for i in sorted(fresh, key=lambda i: state.unexplained[i].error)[: TRIED if aimed else None]:
             if enough():
                 return
             state = replace(state, looked=state.looked | {i})
             seen = state.unexplained[i]
-            if _explained(behind, seen.x[None], np.zeros(1), state.partial)[0]:
+            if behind.explained(seen.x[None], np.zeros(1), state.partial)[0]:
                 continue
-            one = follow(behind, seen, probe.rng)
+            one = follow(behind, seen, spacing)
             if one is not None:
                 state = replace(state, partial=_with(state.partial, one))
                 yield state
@@ -220,54 +220,17 @@ def _across(
 
 
 def _behind(probe: Probe, frame: Frame, state: Traced) -> Behind:
-    lines = state.among if frame.free and state.among else state.lines
-    length = sum((each.high - each.low) * np.linalg.norm(each.direction) for each in lines)
-    spacing = length / max(1, sum(len(each.t) for each in lines))
-    spreads = _spreads(state, frame.free)
-    return Behind(probe.ask, frame, list(state.layers), spreads, probe.noise, float(spacing))
-
-
-def _spreads(state: Traced, anywhere: bool) -> list[np.ndarray]:
-    """Covariances of the errors of all layers; those of the first matter only where not all of it is active."""
-    first, *behind = state.spreads
-    return [first if anywhere else first[:0], *behind]
-
-
-def _explained(
-    behind: Behind, x: Float[np.ndarray, "N d"], width: Float[np.ndarray, " N"], found: tuple[Neuron, ...]
-) -> Bool[np.ndarray, " N"]:
-    """Which of these breakpoints, known to within a width, are known neurons'."""
-    slack = SAME * (1 + np.linalg.norm(x, axis=1)) + width
-    out = np.zeros(len(x), dtype=bool)
-    if not len(x):
-        return out
-    for k, (W, b) in enumerate(behind.layers):
-        (h, move), layers = moved(behind.layers[:k], x), behind.layers[: k + 1]
-        doubt, size = np.sqrt(doubt_of_sums(layers, behind.spreads[: k + 1], x)), np.linalg.norm(W @ move, axis=2)
-        out |= (np.abs(h @ W.T + b) <= NEAR * doubt + slack[:, None] * size).any(axis=1)
-    if found:
-        there, before = behind.see(x), behind.doubt(x)
-        h, on = there.h, there.on
-        g = np.concatenate([h, np.ones((len(x), 1))], axis=1)
-        for one in found:
-            rate = np.linalg.norm(there.back(one.weights * on), axis=1)
-            doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g) + before @ one.weights**2)
-            blind = (on & ~one.known).any(axis=1)
-            out |= ~blind & (np.abs(h @ one.weights + one.bias) <= NEAR * doubt + slack * rate)
-    return out
+    """What was read. Errors of the first layer matter only where not all of it is active."""
+    first, *others = state.spreads
+    return Behind(probe, frame, list(state.layers), [first if frame.free else first[:0], *others])
 
 
 def _search(probe: Probe, frame: Frame, state: Traced, lines: Lines) -> Traced:
     """With these lines, and derivatives beside breakpoints that no neuron explains."""
-    for line in line_search(probe.ask, *lines, probe.noise, probe.rng):
-        state = replace(state, among=(*state.among, line)) if frame.free else replace(state, lines=(*state.lines, line))
-        behind = _behind(probe, frame, state)
-        width = 3 * line.width * np.linalg.norm(line.direction)
-        wanted = ~_explained(behind, line.points, width, state.partial)
-        wanted &= expected_error(frame, line, probe.noise) < VAGUE
-        points, stations = measure_normals(probe, behind.layers, line, np.flatnonzero(wanted))
-        state = replace(state, unexplained=(*state.unexplained, *points), stations=(*state.stations, *stations))
-    return state
+    behind = _behind(probe, frame, state)
+    new, points, stations = behind.searched(lines, state.partial)
+    state = replace(state, among=(*state.among, *new)) if frame.free else replace(state, lines=(*state.lines, *new))
+    return replace(state, unexplained=(*state.unexplained, *points), stations=(*state.stations, *stations))
 
 
 def _last(probe: Probe, frame: Frame, state: Traced) -> bool:

@@ -181,7 +181,7 @@ def _critical_point(
     normal = J.T @ weights
     size = float(np.linalg.norm(normal))
     known = np.sqrt(max(float(np.trace(J.T @ neuron.spread[:-1, :-1] @ J)), 0.0))
-    new = neuron.doubt(h) + float(line.width[p]) * abs(place.rate)
+    new = float(neuron.doubt(h[None])[0]) + float(line.width[p]) * abs(place.rate)
     error = (known + new / place.value * float(np.linalg.norm(J[place.unknown]))) / size
     return CriticalPoint(x, normal / size, error, line.jump[p] * size / float(normal @ line.direction))
 
@@ -206,7 +206,8 @@ def _goes_on(  # noqa: PLR0913 - one place of a search
     room = min(float(along(layers, x, away, 0.0, 1.0)[0][1]), float(frame.room(x[None], away[None])[1][0]))
     other = x + room / 2 * away
     # It may be as far beside that as the weights are off, and must be seen there nevertheless.
-    doubt = neuron.doubt(h) + neuron.doubt(local(layers, other)[0]) + float(line.width[p]) * abs(place.rate)
+    there = np.array([h, local(layers, other)[0]])
+    doubt = float(neuron.doubt(there).sum()) + float(line.width[p]) * abs(place.rate)
     strength = np.abs(line.jump[p]).max() / abs(float(line.direction @ normal))
     sigma = float(probe.sigma(other[None]).max())
     off = min(max(3e4 * sigma / strength, 1e-7, BESIDE * doubt / size), 0.01 * room)
