@@ -20,7 +20,7 @@ from unveil.identification.piecewise_linear.deeper_state import Candidates, Deep
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.neuron import Neuron, same_hyperplane
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -338,14 +338,18 @@ def test_of_a_neuron_followed_twice_the_one_known_better_is_kept() -> None:
     rng = np.random.default_rng(0)
     row = rng.standard_normal(6)
 
-    def followed(weights: np.ndarray, known: np.ndarray) -> Neuron:
-        return Neuron(weights * known, 0.1, known, (), np.eye(7))
+    def followed(weights: np.ndarray, bias: float, known: np.ndarray) -> Neuron:
+        return Neuron(weights * known, bias, known, (), np.eye(7))
 
-    whole, part = followed(row, np.ones(6, bool)), followed(-2 * row, np.arange(6) < 4)
-    other = followed(rng.standard_normal(6), np.ones(6, bool))
+    every = np.ones(6, bool)
+    whole, part = followed(row, 0.1, every), followed(-2 * row, -0.2, np.arange(6) < 4)
     assert _with((part,), whole) == (whole,)
     assert _with((whole,), part) == (whole,)
-    assert _with((whole,), other) == (whole, other)
+    # One that is parallel is another one, and so is one of which nothing is known that is known of this.
+    for other in (followed(rng.standard_normal(6), 0.1, every), followed(row, 0.9, every)):
+        assert _with((whole,), other) == (whole, other)
+    assert not same_hyperplane(followed(row, 0.1, np.arange(6) < 1), [whole], 1.0).any()
+    assert not len(same_hyperplane(whole, [], 1.0))
 
 
 def test_many_inputs_are_read_along_a_few_directions_first() -> None:

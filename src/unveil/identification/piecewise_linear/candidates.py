@@ -16,7 +16,7 @@ from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, 
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums, told
 from unveil.identification.piecewise_linear.expected_breakpoints import Ways
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
-from unveil.identification.piecewise_linear.neuron import Neuron, distinct
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.reading_state import Setup
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
@@ -74,7 +74,7 @@ def _merged(state: Deeper, given: bool) -> Deeper:
         neurons.append(n)
         if len(n.members) > 2 or n.settings >= OFTEN or state.turn % ANYWAY == ANYWAY - 1:
             certain.append(n)
-    alone = distinct([n for n in merged if len(n.members) == 1 and n not in neurons], neurons)
+    alone = [n for n in merged if len(n.members) == 1 and n not in neurons]
     explained = {i for n in neurons for i in n.members}
     now = replace(
         old,

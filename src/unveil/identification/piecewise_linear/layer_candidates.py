@@ -13,7 +13,7 @@ from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.expected_breakpoints import Ways
-from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron
+from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron, same_hyperplane
 from unveil.identification.piecewise_linear.partial_network import ZERO, Moves, explained
 from unveil.identification.piecewise_linear.sightings import Sightings
 
@@ -139,16 +139,11 @@ def candidates(
         barren = 0 if grow(begun) else barren + 1
         if barren > BARREN:
             break
-    out.sort(key=lambda one: (-int(one.known.sum()), -one.were))
-    kept: list[int] = []
-    theta, known = np.array([one.theta for one in out]), np.array([np.append(one.known, True) for one in out])
-    for i in range(len(out)):
-        both = known[kept] & known[i]
-        mine, theirs = (np.linalg.norm(both * each, axis=1) for each in (theta[i], theta[kept]))
-        same = np.abs((both * theta[kept]) @ theta[i]) > (1 - SAME) * mine * theirs
-        if not (same & (both.sum(axis=1) > 2)).any():
-            kept.append(i)
-    return [out[i] for i in kept]
+    kept: list[Neuron] = []
+    for one in sorted(out, key=lambda one: (-int(one.known.sum()), -one.were)):
+        if not same_hyperplane(one, kept, SAME).any():
+            kept.append(one)
+    return kept
 
 
 def _start(views: Views, i: int) -> Neuron | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,6 @@ from jaxtyping import Bool, Float
 # Besides its own error, that of a critical point's normal is this many times the error of the rows read before.
 NORMAL = 3.0
 AGREES = 20.0  # a critical point agrees when its equations hold to this many standard deviations
-SAME = 1e-12  # one minus the cosine of what two critical points tell of the same neuron
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,20 +72,10 @@ class Neuron:
         return np.asarray(np.sqrt(np.maximum(((at @ self.spread) * at).sum(axis=1), 0.0)))
 
 
-def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
-    """Those that are not another neuron again: no other has the same hyperplane as far as their weights are known."""
-    out, held = list[Neuron](), [*others, *alone]
-    if not alone:
-        return out
-    theirs = np.array([np.append(n.weights, n.bias) for n in held])
-    known = np.array([np.append(n.known, True) for n in held])
-    counts = np.arange(len(held)) < len(others)
-    for i, n in enumerate(alone, len(others)):
-        # As far as all that is known of this one is known of the other, too.
-        mine = np.where(known[i], theirs[i], 0)
-        size = np.linalg.norm(mine) * np.linalg.norm(theirs * known[i], axis=1)
-        same = known[:, known[i]].all(axis=1) & (np.abs(theirs @ mine) > (1 - SAME) * size)
-        if not (same & counts).any():
-            out.append(n)
-            counts[i] = True
-    return out
+def same_hyperplane(one: Neuron, others: Sequence[Neuron], apart: float) -> Bool[np.ndarray, " N"]:
+    """Which of these have the hyperplane of this one, as far as both are known by more than two numbers. `apart`: one
+    minus the cosine from which on two are different."""
+    known = np.array([np.append(each.known & one.known, True) for each in others]).reshape(-1, len(one.theta))
+    mine, theirs = known * one.theta, known * np.array([each.theta for each in others]).reshape(known.shape)
+    size = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
+    return np.asarray((known.sum(axis=1) > 2) & (np.abs((mine * theirs).sum(axis=1)) > (1 - apart) * size))

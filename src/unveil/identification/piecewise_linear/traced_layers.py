@@ -18,7 +18,7 @@ from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import follow
-from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.neuron import Neuron, same_hyperplane
 from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
@@ -30,7 +30,7 @@ WHOLE = 0.95  # share of the derivatives that must be sums of a layer's active n
 # are left; and the rounds after which it is given up.
 CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
 TRIED = 20  # hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers
-ALIKE = 0.03  # neurons whose known weights differ less are one
+ALIKE = 0.03  # neurons that differ less, as far as both are known, are one
 # Usual points where a layer is asked whether a neuron is missing, of so many times as many where that may be seen; the
 # share of them that may say so; how far beyond both points lines between such points reach. Halvings of a line from a
 # point where one is to a point where none is.
@@ -250,10 +250,6 @@ def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
 
 def _with(found: tuple[Neuron, ...], new: Neuron) -> tuple[Neuron, ...]:
     """With one more neuron, or with more of one that was found before."""
-    for i, old in enumerate(found):
-        both = old.known & new.known
-        a, b = old.weights[both], new.weights[both]
-        size = np.linalg.norm(a) * np.linalg.norm(b)
-        if both.sum() > 2 and size > 0 and abs(a @ b) > (1 - ALIKE**2 / 2) * size:
-            return (*found[:i], new, *found[i + 1 :]) if new.known.sum() > old.known.sum() else found
+    for i in np.flatnonzero(same_hyperplane(new, found, ALIKE**2 / 2)):
+        return (*found[:i], new, *found[i + 1 :]) if new.known.sum() > found[i].known.sum() else found
     return (*found, new)
