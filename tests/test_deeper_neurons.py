@@ -15,6 +15,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
 from unveil.identification.fitting.output_layer import Asked, agreement
+from unveil.identification.piecewise_linear.behind import Behind
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
@@ -267,6 +268,39 @@ def test_rows_with_an_error_are_met_where_that_error_puts_them() -> None:
         met = Ways.of(layers, [line], error).confirmed(neurons)
         assert any(one.should > 0 for one in met)
         assert all(one.should == one.were for one in met) == all_met
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_critical_points_of_lines_are_those_that_nothing_known_explains(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = random_weights((10, 8, 6, 1), rng, bias=0.5)
+    (W, b), (V, c), _ = weights
+    frame = Frame.of_input(10, None)
+    asked = Asked(uv.as_oracle(relu_net(weights), 10, budget=50_000))
+    probe = Probe(asked, rounding(asked, frame.sample(4, rng), asked.oracle.resolution, rng), rng)
+    lines = frame.lines(3, 100.0, rng)
+    neurons = [
+        Neuron.given(row / n, float(k / n), 1e-12) for row, k, n in zip(V, c, np.linalg.norm(V, axis=1), strict=True)
+    ]
+
+    def left(rows: np.ndarray, error: float, known: list[Neuron]) -> np.ndarray:
+        """Values of the second layer at what is left of these lines."""
+        behind = Behind(probe, frame, [(rows, b)], [np.full(8, error)])
+        found, points, stations = behind.searched(lines, known)
+        assert len(found) == 3
+        assert len(stations) >= len(points)
+        x = np.array([point.x for point in points]).reshape(-1, 10)
+        return np.abs(np.maximum(x @ W.T + b, 0) @ V.T + c)
+
+    assert not len(left(W, 0.0, neurons))
+    some = left(W, 0.0, neurons[:3])
+    assert len(some) > 0
+    assert set(some.argmin(axis=1)) <= {3, 4, 5}
+    assert some.min(axis=1).max() < 1e-8
+    # Rows that are off explain their own breakpoints where that is known of them.
+    off = W + 1e-6 * rng.standard_normal(W.shape)
+    assert left(off, 0.0, neurons[:0]).min(axis=1).max() > 1e-3
+    assert left(off, 1e-6, neurons[:0]).min(axis=1).max() < 1e-8
 
 
 def test_no_step_changes_a_state_that_was_handed_on() -> None:
