@@ -82,7 +82,7 @@ def test_a_run_comes_by_the_files_of_its_path(
 
 def test_deeper_layers_of_few_digits_are_read_in_three_files() -> None:
     rooms = ("behind_first_layer", "traced_layers", "hyperplane_tracing")
-    exact = ("deeper_layers", "candidates", "many_layers", "second_layer")
+    exact = ("deeper_layers", "layer_from_points", "many_layers", "second_layer")
     part = PAGE.read_text(encoding="utf-8").split("\n## ")[3]
     assert all(f"{room}.py" in part for room in (*rooms, *exact))
     weights = single(random_weights((14, 10, 8, 6, 2), np.random.default_rng(0), bias=0.5))

@@ -14,12 +14,12 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
-from unveil.identification.piecewise_linear.candidates import _more_behind, by_evidence, merge_points
 from unveil.identification.piecewise_linear.deeper_layers import _nearer, close
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer_from_points import _more_behind, by_evidence, merge_points
 from unveil.identification.piecewise_linear.neuron import Neuron, same_hyperplane
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs

@@ -119,7 +119,7 @@ class Completion:
     def _of_all(self, first: PairOutput, figures: dict[str, Any]) -> Polished[LabelModel]:
         # The fit may be as good as points are located, and hyperplanes as they were measured.
         whole = self._all_classes(first, figures)
-        return polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
+        return polish(whole, whole.known(self.points))
 
     def _finely(self, fitted: Polished[LabelModel], fresh: Crossings, figures: dict[str, Any]) -> Completed:
         """The same fitted to fresh points located as finely as is wanted, and what speaks against it."""
@@ -148,7 +148,7 @@ class Completion:
         if rms > (limit := max(10 * self.accuracy, 4 * self.precision.digits)):
             doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
         # All points met before lie on the boundary, too, as exactly as they were located.
-        other = self.points[np.flatnonzero(model.knows(self.points))]
+        other = model.known(self.points)
         if self.settled:
             # Of neurons that were none nothing is open.
             figures["open"] = open_numbers(model, Crossings.joined([other, fresh]), self.pair)
@@ -165,7 +165,7 @@ class Completion:
     def strayed(self, model: LabelModel, off: float) -> int:
         """How many of the boundary points met on the way lie off a model's boundaries, by much more than they are known
         and the model may be `off`, relative."""
-        at = self.points[np.flatnonzero(model.knows(self.points))]
+        at = model.known(self.points)
         far = np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
         return int((np.abs(model.distances(at)) > STRAYED * (self.coarse + off) * far).sum())
 
@@ -186,23 +186,23 @@ class Completion:
             if in_vain == IN_VAIN:
                 break
             model = fitted.model
-            known = self.points[np.flatnonzero(model.knows(self.points))]
+            known = model.known(self.points)
             more = rare_crossings(model, self.pool, known, figures["pair"], self.coarse, self.rng)
             in_vain = 0 if len(more) else in_vain + 1
             if not len(more):
                 continue
             self.points = Crossings.joined([self.points, more])
-            known = self.points[np.flatnonzero(model.knows(self.points))]
+            known = model.known(self.points)
             model, figures["open"] = with_others(model, figures["pair"], known, first.free)
             fitted = polish(model, known)
         self.settled = first.free is None or not first.free.any()
         if self.settled:
-            known = self.points[np.flatnonzero(fitted.model.knows(self.points))]
+            known = fitted.model.known(self.points)
             figures["open"] = open_numbers(fitted.model, known, self.pair)
         return fitted
 
     def _uncertainty(self, fitted: Polished[LabelModel], at: Crossings, least: float) -> float:
-        other = self.points[np.flatnonzero(fitted.model.knows(self.points))]
+        other = fitted.model.known(self.points)
         return uncertainty(fitted.model, at, max(fitted.rms, least), other, self.coarse)
 
     def behind_hyperplanes(self, search: HyperplaneSearch | SliceSearch) -> PairOutput | None:
@@ -328,11 +328,11 @@ class Completion:
                 return Crossings.none(self.chart.n), missed
             half = float(np.median(seen.width)) / 2
         # Those of an earlier fit count, too.
-        met = self.sharp[np.flatnonzero(model.knows(self.sharp))]
+        met = model.known(self.sharp)
         met = met[np.flatnonzero(np.abs(model.distances(met)) < half)]
         count = max(count - len(met), min(LOOK, count))
         at = telling_crossings(model, self.pool, count, self.rng)
-        known = self.points[np.flatnonzero(model.knows(self.points))]
+        known = model.known(self.points)
         first = at[slice(0, max(int(EARLY * model.parameters) - len(known) - len(met), count // 2))]
         found, rows = cross_near(self.side, *first.expected, np.full(len(first), half), np.inf)
         missed = 1 - len(rows) / max(len(first), 1)
@@ -355,7 +355,7 @@ class Completion:
 
     def _rare(self, model: LabelModel, at: Crossings) -> Crossings:
         """Points that tell what those foretold leave open, out of the ones met before, as finely."""
-        some = telling_rare(model, at, self.points[np.flatnonzero(model.knows(self.points))], self.pair)
+        some = telling_rare(model, at, model.known(self.points), self.pair)
         # A bracket around each, a little wider than it was located.
         half = np.full(len(some), 2 * self.coarse)
         found, which = cross_near(self.side, *some.expected, half, self.fine)

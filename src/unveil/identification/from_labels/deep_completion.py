@@ -252,7 +252,7 @@ def with_resting_side(
         expected = at_extremes(model, points.pool, lambda at: np.asarray(model.inside(at)[0].x @ row), size, rng)
         points.look(expected, len(expected))
     off = points.all[np.arange(before, len(points.all))]
-    off = off[np.flatnonzero(model.knows(off))]
+    off = model.known(off)
     inside = model.inside(off)[0]
     weight = behind.outer[behind.rows(off.before), neuron] - behind.outer[behind.rows(off.after), neuron]
     with np.errstate(divide="ignore", invalid="ignore"):

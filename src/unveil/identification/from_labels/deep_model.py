@@ -132,7 +132,7 @@ class DeepPoints:
 
     def known(self, model: Boundaries) -> Crossings:
         """Those between classes that a model has."""
-        return self.all[np.flatnonzero(model.knows(self.all))]
+        return model.known(self.all)
 
     def inside(self, at: Crossings) -> Crossings:
         """Crossings in the first layer's values, those close to its hyperplanes left out."""

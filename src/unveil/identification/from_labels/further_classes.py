@@ -47,13 +47,13 @@ def with_classes_met(
     at = _begun(pool, others, SPARE * (len(found.model.inner) + 1), cell, rng)
     model, in_vain, those = _told(found.model.of(sure), others, at), 0, tuple(int(c) for c in sure)
     for _ in range(ROUNDS):
-        more = rare_crossings(model, pool, at[np.flatnonzero(model.knows(at))], those, cell, rng)
+        more = rare_crossings(model, pool, model.known(at), those, cell, rng)
         in_vain = 0 if len(more) else in_vain + 1
         if in_vain == FRUITLESS:
             break
         at = Crossings.joined([at, more])
         model = _told(found.model.of(sure), others, at)
-    ours = at[np.flatnonzero(model.knows(at))]
+    ours = model.known(at)
     far = np.maximum(np.linalg.norm(ours.x, axis=1), 1.0)
     strayed = np.abs(model.distances(ours)) > OFF * (cell + accuracy) * far
     if strayed.any() or open_numbers(model, ours, those):

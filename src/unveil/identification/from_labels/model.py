@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.from_labels.chart import Chart, Crossings
@@ -77,9 +77,13 @@ class Boundaries(ABC):
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(steep > 0, np.clip(gap / steep, -FAR, FAR), FAR)
 
-    def knows(self, at: Crossings) -> np.ndarray:
+    def knows(self, at: Crossings) -> Bool[np.ndarray, " N"]:
         """Which crossings lie between classes that this model has."""
         return np.isin(at.before, self.classes) & np.isin(at.after, self.classes)
+
+    def known(self, at: Crossings) -> Crossings:
+        """These crossings."""
+        return at[np.flatnonzero(self.knows(at))]
 
 
 @dataclass(frozen=True)

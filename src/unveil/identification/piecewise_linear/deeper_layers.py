@@ -12,15 +12,11 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain, in_proportion
-from unveil.identification.piecewise_linear.candidates import ANYWAY, HALF, ROUGH, merge_points
-from unveil.identification.piecewise_linear.critical_point import (
-    CriticalPoint,
-    along,
-    measure_normals,
-)
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along, measure_normals
 from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, refuting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_from_points import ANYWAY, HALF, ROUGH, merge_points
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import alike, local
 from unveil.identification.piecewise_linear.reading_state import Setup
