@@ -92,3 +92,14 @@ def test_slimming_begins_only_with_work_left(rng: np.random.Generator) -> None:
     assert run._slim(near) is near
     assert not run.work.pay(1.0)
     assert run.work.times(1.0, 5) == 0
+
+
+def test_behind_one_exact_layer_the_best_student_is_trained_on_within_its_work(rng: np.random.Generator) -> None:
+    truth, _ = nearly((4, 8, 8, 8, 2), rng)
+    oracle = uv.as_oracle(truth.logits, 4, budget=20_000)
+    run = Fitting(uv.Surrogate(known=Known(layers=truth.layers[:1]), work=2e10), oracle, rng)
+    found = run.run()
+    assert run.blind
+    assert found.network is not None
+    assert 1e10 < run.work.done <= 2e10
+    assert found.stats["fresh"]["rms"] < 0.3

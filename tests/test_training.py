@@ -8,7 +8,7 @@ import pytest
 import unveil as uv
 from tests.helpers import random_weights
 from unveil.identification.fitting.output_layer import with_output
-from unveil.identification.fitting.training import _gradient, free_network, one_hot, train
+from unveil.identification.fitting.training import Turned, _gradient, free_network, one_hot, train
 from unveil.whitebox.activation import activation
 
 
@@ -41,15 +41,15 @@ def test_the_last_layer_is_fitted_to_answers(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("classes", [False, True])
 def test_the_gradient_is_that_of_the_loss(classes: bool, rng: np.random.Generator) -> None:
-    tail = [(w, b) for w, b in random_weights([4, 5, 3], rng, bias=0.5)]
+    tail = [np.concatenate([w, b[:, None]], axis=1) for w, b in random_weights([4, 5, 3], rng, bias=0.5)]
     kinds = [activation("tanh"), activation("identity")]
     x, y, weight = rng.standard_normal((20, 4)), rng.random((20, 3)), rng.random((20, 1))
     y /= y.sum(axis=1, keepdims=True)
 
-    def loss(tail: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    def loss(tail: list[np.ndarray]) -> float:
         h = x
-        for (w, b), kind in zip(tail, kinds, strict=True):
-            h = kind.value(h @ w.T + b)
+        for block, kind in zip(tail, kinds, strict=True):
+            h = kind.value(h @ block[:, :-1].T + block[:, -1])
         if classes:
             each = np.log(np.exp(h).sum(axis=1, keepdims=True)) - (y * h).sum(axis=1, keepdims=True)
         else:
@@ -58,14 +58,32 @@ def test_the_gradient_is_that_of_the_loss(classes: bool, rng: np.random.Generato
 
     found = _gradient(tail, kinds, x, y, weight, classes)
     for layer in range(2):
-        for part in range(2):
-            moved = rng.standard_normal(tail[layer][part].shape)
-            ends = []
-            for sign in (1, -1):
-                shifted = [list(pair) for pair in tail]
-                shifted[layer][part] = tail[layer][part] + sign * 1e-6 * moved
-                ends.append(loss([tuple(pair) for pair in shifted]))
-            assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float((found[2 * layer + part] * moved).sum()), rel=1e-5)
+        moved = rng.standard_normal(tail[layer].shape)
+        ends = []
+        for sign in (1, -1):
+            shifted = list(tail)
+            shifted[layer] = tail[layer] + sign * 1e-6 * moved
+            ends.append(loss(shifted))
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float((found[layer] * moved).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 300)])
+def test_turned_coordinates_undo_what_mixes_the_weights(shape: tuple[int, int], rng: np.random.Generator) -> None:
+    """A quadratic whose curvature spans 1e4 along mixed directions: Adam crawls, in its eigenvectors it does not."""
+    rows = np.linalg.qr(rng.standard_normal((shape[0],) * 2))[0]
+    curved = (rows * np.logspace(0, -4, shape[0])) @ rows.T
+    target = rows @ rng.standard_normal(shape)
+
+    def left(turned: bool) -> float:
+        at, steps = np.zeros(shape, dtype=np.float32), Turned(shape)
+        if not turned:
+            steps._products = [each[:, :0] for each in steps._products]
+        for step in range(400):
+            gradient = (curved @ (at - target)).astype(np.float32)
+            at -= np.float32(0.02 * (1 + np.cos(np.pi * step / 400))) * steps.step(gradient)
+        return float(np.vdot(at - target, curved @ (at - target)))
+
+    assert left(True) < 0.5 * left(False)
 
 
 def test_training_comes_nearer_and_leaves_the_first_layers_alone(rng: np.random.Generator) -> None:

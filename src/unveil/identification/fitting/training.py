@@ -20,7 +20,11 @@ NEAR = 0.3  # inputs shorter than this share of the usual length count no more
 # Batches: four per parameter within these limits, and as far as the numbers multiplied allow.
 STEPS = (4000, 20_000)
 WORK = 1e8
-_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8  # momenta of the first and the second kind, and what keeps a division finite
+WARM = 0.02  # share of the batches in which the rate rises
+# Momenta of the first and the second kind, and what keeps a division finite.
+_FIRST, _SECOND, _TINY = 0.95, 0.98, 1e-10
+# Batches after which the coordinates of a layer are turned anew; sides longer than this are not turned.
+_TURNED, _WIDEST = 10, 256
 
 
 def free_network(  # noqa: PLR0913 - what is given and what is free of a network
@@ -65,12 +69,14 @@ def train(  # noqa: PLR0913 - tolerances of a fit, by name
     first: int = 0,
     steps: int | None = None,
     classes: bool = False,
+    counts: Float[np.ndarray, "N _"] | float = 1.0,
+    batch: int = BATCH,
 ) -> Network:
-    """Stochastic gradients on the layers from `first` on.
+    """Stochastic gradients on the layers from `first` on, in single precision: least squares come afterwards.
 
     `y`: what was answered; with `classes` one number per class, 1 for the label and 0 for the others, and the network's
-    outputs are scores whose softmax should be this. `steps`: batches; None: as many as seems worth it. Source: Kingma,
-    Ba, Adam, ICLR 2015 (arXiv:1412.6980), with a rate that falls like a cosine.
+    outputs are scores whose softmax should be this. `counts`: what the error of each answer is multiplied by. `steps`:
+    batches; None: as many as seems worth it. Source: `Turned`, with a rate that falls like a cosine.
     """
     h = x
     for layer in network.layers[:first]:
@@ -87,23 +93,26 @@ def train(  # noqa: PLR0913 - tolerances of a fit, by name
     # Answers grow with the inputs; those near the middle are to be as right in proportion.
     length = np.linalg.norm(x, axis=1)
     weight = (1 / (length / max(float(np.median(length)), 1e-300) + NEAR))[:, None] ** 2
-    weight = np.ones_like(weight) if classes else weight / weight.mean()
-    h, target = h / size, (y - middle) @ turn.T / spread
+    # Outputs are turned, so that what an answer counts for is a number for all of them.
+    weight = (
+        np.ones_like(weight) if classes else weight * np.mean(np.broadcast_to(counts, y.shape) ** 2, axis=1)[:, None]
+    )
+    weight = (weight / weight.mean()).astype(np.float32)
+    h, target = (h / size).astype(np.float32), ((y - middle) @ turn.T / spread).astype(np.float32)
     tail[0] = (tail[0][0] * size, tail[0][1])
     tail[-1] = (turn @ tail[-1][0] / spread[:, None], turn @ (tail[-1][1] - middle) / spread)
-    flat = [v for pair in tail for v in pair]
+    blocks = [np.concatenate([w, b[:, None]], axis=1).astype(np.float32) for w, b in tail]
     if steps is None:
         count = parameters(Network(network.layers[first:]))
         steps = int(min(np.clip(4 * count, *STEPS), WORK / count))
-    mean, square = [np.zeros_like(v) for v in flat], [np.zeros_like(v) for v in flat]
+    turned = [Turned(block.shape) for block in blocks]
     for step in range(1, steps + 1):
-        rows = rng.integers(len(h), size=BATCH)
-        rate = RATE * (1 + np.cos(np.pi * step / steps)) / 2
-        slopes = _gradient(tail, kinds, h[rows], target[rows], weight[rows], classes)
-        for v, g, a, q in zip(flat, slopes, mean, square, strict=True):
-            a += (1 - _FIRST) * (g - a)
-            q += (1 - _SECOND) * (g**2 - q)
-            v -= rate * (a / (1 - _FIRST**step)) / (np.sqrt(q / (1 - _SECOND**step)) + _TINY)
+        rows = rng.integers(len(h), size=batch)
+        rate = np.float32(RATE * (1 + np.cos(np.pi * step / steps)) / 2 * min(1.0, step / (WARM * steps)))
+        slopes = _gradient(blocks, kinds, h[rows], target[rows], weight[rows], classes)
+        for block, slope, each in zip(blocks, slopes, turned, strict=True):
+            block -= rate * each.step(slope)
+    tail = [(block[:, :-1].astype(np.float64), block[:, -1].astype(np.float64)) for block in blocks]
     tail[0] = (tail[0][0] / size, tail[0][1])
     back = turn.T * spread
     tail[-1] = (back @ tail[-1][0], back @ tail[-1][1] + middle)
@@ -117,24 +126,74 @@ def one_hot(labels: Int[np.ndarray, " N"], known: Int[np.ndarray, " c"]) -> Floa
     return told.astype(np.float64)
 
 
+class Turned:
+    """Adam in the coordinates of a layer's neurons and inputs in which its gradients have been uncorrelated.
+
+    Source: Vyas et al., SOAP, ICLR 2025 (arXiv:2409.11321): Adam (Kingma, Ba, ICLR 2015) in the eigenvectors of Shampoo
+    (Gupta, Koren, Singer, ICML 2018), which one multiplication and a QR factorisation follow.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._mean, self._square = (np.zeros(shape, dtype=np.float32) for _ in range(2))
+        self._products = [np.zeros((k, k if k <= _WIDEST else 0), dtype=np.float32) for k in shape]
+        self._turns: list[np.ndarray] = []
+        self._count = 0
+
+    def step(self, gradient: Float[np.ndarray, "o k"]) -> Float[np.ndarray, "o k"]:
+        """What is to be taken off the weights, for a rate of one."""
+        self._count += 1
+        for side, products in zip((gradient, gradient.T), self._products, strict=True):
+            if products.size:
+                products += np.float32(1 - _SECOND) * (side @ side.T - products)
+        if not self._turns:
+            self._turns = [np.linalg.eigh(each)[1][:, ::-1] if each.size else each for each in self._products]
+        self._mean += np.float32(1 - _FIRST) * (gradient - self._mean)
+        self._square += np.float32(1 - _SECOND) * (self._turned(gradient) ** 2 - self._square)
+        mean, square = (each / np.float32(1 - beta**self._count) for each, beta in self._moments())
+        out = self._turned(mean / (np.sqrt(square) + np.float32(_TINY)), back=True)
+        if self._count % _TURNED == 0:
+            self._turn()
+        return out
+
+    def _moments(self) -> tuple[tuple[np.ndarray, float], tuple[np.ndarray, float]]:
+        return (self._turned(self._mean), _FIRST), (self._square, _SECOND)
+
+    def _turned(self, a: Float[np.ndarray, "o k"], *, back: bool = False) -> Float[np.ndarray, "o k"]:
+        rows, columns = self._turns
+        if rows.size:
+            a = (rows if back else rows.T) @ a
+        return a @ (columns.T if back else columns) if columns.size else a
+
+    def _turn(self) -> None:
+        """Coordinates in the order of their size, each brought nearer to an eigenvector."""
+        for axis, products in enumerate(self._products):
+            if not products.size:
+                continue
+            turn = self._turns[axis]
+            order = np.argsort(-np.einsum("ij,ij->j", turn, products @ turn), kind="stable")
+            self._square = np.take(self._square, order, axis=axis)
+            self._turns[axis] = np.linalg.qr(products @ turn[:, order])[0]
+
+
 def _gradient(
-    tail: list[tuple[np.ndarray, np.ndarray]],
+    blocks: list[Float[np.ndarray, "_ _"]],
     kinds: Sequence[Activation],
-    h: np.ndarray,
-    y: np.ndarray,
-    weight: np.ndarray,
+    h: Float[np.ndarray, "N k"],
+    y: Float[np.ndarray, "N m"],
+    weight: Float[np.ndarray, "N _"],
     classes: bool,
 ) -> list[np.ndarray]:
-    values, slopes = [h], []
-    for (w, b), kind in zip(tail, kinds, strict=True):
-        z = values[-1] @ w.T + b
-        slopes.append(kind.slope(z))
-        values.append(kind.value(z))
+    """Of the mean loss, by each layer's (W | b)."""
+    values, slopes = [h], list[np.ndarray]()
+    for block, kind in zip(blocks, kinds, strict=True):
+        z = values[-1] @ block[:, :-1].T + block[:, -1]
+        slopes.append(z > 0 if kind.name == "relu" else kind.slope(z))
+        values.append(np.maximum(z, 0, out=z) if kind.name == "relu" else kind.value(z))
     told = special.softmax(values[-1], axis=1) if classes else values[-1]
     back = weight * (told - y) / len(h) * slopes[-1]
     out: list[np.ndarray] = []
-    for i in range(len(tail) - 1, -1, -1):
-        out = [back.T @ values[i], back.sum(axis=0), *out]
+    for i in range(len(blocks) - 1, -1, -1):
+        out = [np.concatenate([back.T @ values[i], back.sum(axis=0)[:, None]], axis=1), *out]
         if i:
-            back = (back @ tail[i][0]) * slopes[i - 1]
+            back = (back @ blocks[i][:, :-1]) * slopes[i - 1]
     return out

@@ -53,13 +53,15 @@ UNKNOWN, FREE = (24, 64), 8
 SEVERAL, EXACT = 3, 1e-9
 DEEP = ((1.0,), (1.0, 1.0), (1.0, 1.0, 1.0)) * 2
 # The same behind a single layer read from exact answers: several more lie behind, or it would have been read on.
-SEVERAL_MORE = ((2.0, 2.0, 1.0), (1.0, 1.0, 1.0, 1.0))
+SEVERAL_MORE = ((2.0, 2.0, 2.0), (1.0, 1.0, 1.0, 1.0), (2.0, 2.0, 2.0, 2.0))
 TIED = 1e-3  # outputs that are no further apart than this share of their deviation count as tied
 WIDE, NARROW = 128, 0.5  # from so many neurons on students are no wider than this share of them
 BATCHES = (3000, 300)  # batches of stochastic gradients at the start, and where least squares do not cost more
-# Where nothing is known behind a single layer least squares get nowhere before many of them; share of the questions.
-MANY_BATCHES, AT_FIRST = 30_000, 0.7
-TRAINED = 0.5  # share of the work that all students may be trained for
+# Where nothing is known behind a single layer least squares get nowhere before many of them: the best student is
+# trained on, in batches so many times as large; share of the questions asked at first, and how many at most.
+MANY_BATCHES, LARGER, AT_FIRST, AT_ONCE = 30_000, 4, 0.9, 500_000
+# Share of the work that all students may be trained for, and of what that leaves that the best one is trained on for.
+TRAINED, TRAINED_ON = 0.5, 0.95
 LEAST = 1e-12  # the least error that is worth a step, relative to the deviation of the answers
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
 # that students begin with, and it is slimmed, by no fewer answers than these.
@@ -238,17 +240,25 @@ class Fitting(Run):
             network = free_network(layers, rows, widths, x, self.oracle.m, self.rng, self.method.activation)
             network = Network(with_output(network.layers[:-1], x, y).layers, self.oracle.shape)
             tail = Network(network.layers[len(layers) :])
-            steps, each = MANY_BATCHES if self.blind else BATCHES[parameters(tail) <= FEW], BATCH * of_gradient(tail)
-            steps = self.work.times(each, steps, TRAINED / (len(shapes) - i))
-            if steps < FEWEST_BATCHES:
-                begun.append(network)
-                continue
-            trial = train(network, x, y, self.rng, first=len(layers), steps=steps)
-            self.work.done += steps * each
+            steps = BATCHES[parameters(tail) <= FEW]
+            trial = self._trained(network, len(layers), steps, TRAINED / (len(shapes) - i))
             # Where most of what lies behind was read too, a short training is a step back.
             begun.append(min(network, trial, key=lambda each: rms(each, *self.held[:3])))
         begun.sort(key=lambda network: rms(network, *self.held[:3]))
+        if self.blind:
+            return [self._trained(begun[0], len(layers), MANY_BATCHES, TRAINED_ON, LARGER * BATCH)]
         return begun[: max(self.method.students, len(DEEP) * self.deep)]
+
+    def _trained(self, network: Network, first: int, steps: int, share: float, batch: int = BATCH) -> Network:
+        """A network after stochastic gradients on the layers from `first` on, for a share of the work that is left at
+        most. `steps`: batches at most. `batch`: answers in each."""
+        each = batch * of_gradient(Network(network.layers[first:]))
+        steps = self.work.times(each, steps, share)
+        if steps < FEWEST_BATCHES:
+            return network
+        self.work.done += steps * each
+        x, y, counts, _ = self.told
+        return train(network, x, y, self.rng, first=first, steps=steps, counts=counts, batch=batch)
 
     def _shapes(self, last: int, rows: int) -> list[tuple[int, ...]]:
         """Hidden widths behind the layers that are known, one per student or more."""
@@ -272,7 +282,7 @@ class Fitting(Run):
         known = self.method.known
         if self.blind:
             self.wanted = FEWEST
-            return int(AT_FIRST * self._left())
+            return int(min(AT_FIRST * self._left(), AT_ONCE))
         last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN[1])
         size = sum(layer.dense().size for layer in known.layers)
         size += (self.oracle.n if not known.layers else 0) * 3 * last + 8 * last**2
