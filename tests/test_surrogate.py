@@ -7,7 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net, single
-from unveil.identification.fitting.matrix_free import DAMPING, Conjugate, _step, _taken_apart, fit
+from unveil.identification.fitting.matrix_free import DAMPING, Conjugate, _step, fit, taken_apart
 from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, slimmed
 from unveil.identification.surrogate.run import Known, with_free
@@ -258,7 +258,7 @@ def test_a_step_ends_where_the_noise_explains_what_is_left(rng: np.random.Genera
     start = uv.Network.from_weights(
         [(a.dense() * (1 + 0.01 * rng.standard_normal(a.dense().shape)), a.bias) for a in truth.layers]
     )
-    weights, kinds = _taken_apart(start)
+    weights, kinds = taken_apart(start)
     ones = np.ones((300, 1))
     assert _step(weights, kinds, x, y, 0, ones, noise=1e-2)[1] < _step(weights, kinds, x, y, 0, ones, noise=1e-3)[1]
     assert _step(weights, kinds, x, y, 0, ones, noise=1.0)[1] == 0

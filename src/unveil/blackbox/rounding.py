@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.noise_model import errors_variance
-
-if TYPE_CHECKING:
-    pass
 
 Ask = Callable[[np.ndarray], np.ndarray]
 
@@ -116,6 +112,13 @@ class Rounding:
         each = sigma if self.own is not None else np.broadcast_to(self._grown(x), y.shape)
         counts = np.median(each) / each
         return counts, float(np.sqrt(((counts * sigma) ** 2).mean()))
+
+    def expected_counts(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N 1"]:
+        """What errors of answers will count for in a fit, up to a factor, as far as that is known before.
+
+        Queries: `0`
+        """
+        return np.asarray(1 / self._grown(x))
 
     def before(self, ask: Ask, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """`at`, where nothing was asked yet. Queries: `0`, or `N` where not all are rounded alike"""

@@ -14,6 +14,7 @@ from unveil.blackbox.wrappers import Affine
 from unveil.identification.detect import curved
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.leverage import telling_most
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked
 from unveil.identification.fitting.slimming import all_needed
@@ -187,9 +188,13 @@ def settled(
     and fitted again where it is wrong. `doubtful`: some of its neurons were only fitted before: it is complete where
     the answers need each of them. Queries: `RATIO` per parameter, fewer with several outputs, and those of
     `CriticalPoints.settle`."""
-    x = oracle.sample(int(RATIO * parameters(network) / network.m), rng)
-    x[::4] *= FURTHER
-    x = oracle.nearest(both_sides(network, x))
+
+    def drawn(count: int) -> np.ndarray:
+        x = oracle.sample(count, rng)
+        x[::4] *= FURTHER
+        return oracle.nearest(both_sides(network, x))
+
+    x = telling_most(network, drawn, int(RATIO * parameters(network) / network.m), rng, noise.expected_counts)
     told = Asked(oracle, most=EVERYTHING)
     told.hold(x, oracle(x))
     x, y = told.all()

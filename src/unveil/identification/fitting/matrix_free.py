@@ -30,6 +30,7 @@ _EASED, _SHORTENED, _REFUSED = 0.25, 2.0, 10.0
 _UNFELT = 1e-6  # parameters that hardly any point feels are held as if they had this share of the mean diagonal
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
+Factor = tuple[np.ndarray, bool]
 # Inputs and slopes of every layer at some points, and the weights of the answers there.
 Kept = tuple[list[np.ndarray], list[np.ndarray | None], np.ndarray]
 
@@ -67,15 +68,15 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671), damped as there; Marquardt (1963).
     """
     most = most or (_MOST_DAMPED if damping else _MOST)
-    weights, kinds = _taken_apart(network)
+    weights, kinds = taken_apart(network)
     counts = np.broadcast_to(counts, y.shape)
 
     def squares(trial: Pairs) -> Float[np.ndarray, " N"]:
         """Mean square error of each answer."""
         out = np.empty(len(x))
-        for part in _parts(len(x)):
+        for part in parts(len(x)):
             with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere is refused
-                wrong = _forward(trial, kinds, x[part])[0][-1] - y[part]
+                wrong = forward(trial, kinds, x[part])[0][-1] - y[part]
                 out[part] = ((counts[part] * wrong) ** 2).mean(axis=1)
         return out
 
@@ -107,17 +108,19 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     return Fitted(Network(tuple(layers), network.shape), robust.rms, min(damping, _LARGEST_DAMPING), products)
 
 
-def _taken_apart(network: Network) -> tuple[Pairs, list[Activation]]:
+def taken_apart(network: Network) -> tuple[Pairs, list[Activation]]:
+    """Weights and biases of its layers, and their activations."""
     weights = [(np.array(layer.dense()), layer.bias.copy()) for layer in network.layers]
     return weights, [layer.activation for layer in network.layers]
 
 
-def _parts(count: int) -> Iterator[slice]:
+def parts(count: int) -> Iterator[slice]:
+    """Of so many points those looked at together."""
     for start in range(0, count, _ROWS):
         yield slice(start, min(start + _ROWS, count))
 
 
-def _forward(
+def forward(
     weights: Pairs, kinds: Sequence[Activation], x: Float[np.ndarray, "N n"]
 ) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
     """Inputs of all layers and the answers; slopes of the activations of all layers, None of one that is linear."""
@@ -142,7 +145,7 @@ def _felt(
     return back if slope is None else back * slope
 
 
-def _back(
+def back(
     weights: Pairs, slopes: Sequence[np.ndarray | None], r: Float[np.ndarray, "N m"], first: int
 ) -> list[np.ndarray]:
     """What comes back to the sums of every layer from `first` on, last layer first."""
@@ -172,8 +175,8 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     diagonal = [np.zeros_like(g) for g in gradient]
     kept: list[Kept] = []
     cost = 0.0
-    for part in _parts(len(x)):
-        values, slopes = _forward(weights, kinds, x[part])
+    for part in parts(len(x)):
+        values, slopes = forward(weights, kinds, x[part])
         wrong = y[part] - values[-1]
         cost += float(np.vdot(weight[part] * wrong, wrong))
         _add_gradient(gradient, weights, values, slopes, weight[part] * wrong, first)
@@ -183,17 +186,17 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
         if part.start >= _ENOUGH:
             continue
         for i in moving:
-            h = _with_one(values[i])
+            h = with_one(values[i])
             inputs[i - first] += h.T @ h / min(len(x), _ENOUGH)
         for out in np.eye(y.shape[1]):
-            each = _back(weights, slopes, np.broadcast_to(out, (len(values[0]), len(out))), first)
+            each = back(weights, slopes, np.broadcast_to(out, (len(values[0]), len(out))), first)
             for i, g in zip(reversed(moving), each, strict=True):
                 backs[i - first] += g.T @ g * max(1.0, len(x) / _ENOUGH)
                 if damping:
-                    diagonal[i - first] += (g**2).T @ _with_one(values[i]) ** 2 * max(1.0, len(x) / _ENOUGH)
+                    diagonal[i - first] += (g**2).T @ with_one(values[i]) ** 2 * max(1.0, len(x) / _ENOUGH)
     enough = noise**2 * y.size
     single = [w.astype(np.float32) for w, _ in weights]
-    solvers = [(_factor(a, damping), _factor(b, damping)) for a, b in zip(inputs, backs, strict=True)]
+    solvers = [(factor(a, damping), factor(b, damping)) for a, b in zip(inputs, backs, strict=True)]
     held = [damping * np.maximum(d, _UNFELT * max(float(d.mean()), 1e-300)) for d in diagonal]
 
     def precondition(r: list[np.ndarray]) -> list[np.ndarray]:
@@ -259,22 +262,24 @@ def _add_gradient(
     r: Float[np.ndarray, "N m"],
     first: int,
 ) -> None:
-    for i, g in zip(range(len(weights) - 1, first - 1, -1), _back(weights, slopes, r, first), strict=True):
+    for i, g in zip(range(len(weights) - 1, first - 1, -1), back(weights, slopes, r, first), strict=True):
         out[i - first][:, :-1] += g.T @ values[i]
         out[i - first][:, -1] += g.sum(axis=0)
 
 
-def _with_one(h: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N k1"]:
+def with_one(h: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N k1"]:
+    """With what the bias multiplies."""
     return np.concatenate([h, np.ones((len(h), 1))], axis=1)
 
 
-def _factor(a: Float[np.ndarray, "k k"], damping: float = 0.0) -> tuple[np.ndarray, bool]:
+def factor(a: Float[np.ndarray, "k k"], damping: float = 0.0) -> Factor:
+    """As `scipy.linalg.cho_factor`, with a ridge."""
     a = a.copy()
     at = np.diag_indices_from(a)
     # The product of both factors' damping is that of the normal equations, up to what is mixed.
     a[at] += _RIDGE * max(float(np.diag(a).mean()), 1e-300) + np.sqrt(damping) * np.diag(a)
-    factor, lower = linalg.cho_factor(a)
-    return np.asarray(factor), bool(lower)
+    triangle, lower = linalg.cho_factor(a)
+    return np.asarray(triangle), bool(lower)
 
 
 class Conjugate:
@@ -304,8 +309,8 @@ class Conjugate:
         kept = min(self._count, len(self._directions))
         whole = np.concatenate([a.ravel() for a in z])
         whole -= (self._products[:kept] @ whole.astype(np.float32)) @ self._directions[:kept]
-        parts = np.split(whole, np.cumsum([a.size for a in z])[:-1])
-        return [part.reshape(a.shape) for part, a in zip(parts, z, strict=True)]
+        each = np.split(whole, np.cumsum([a.size for a in z])[:-1])
+        return [part.reshape(a.shape) for part, a in zip(each, z, strict=True)]
 
 
 def dot(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:

@@ -12,6 +12,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.design import LARGE, around, finish_around
 from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.leverage import telling_most
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.closing import STEADY
@@ -96,7 +97,15 @@ class Settling:
             return network
         x = self.oracle.nearest(around(network, self.oracle, wrong, self.rng))
         moved = parameters(Network(network.layers[self.first :]))
-        usual, few = self.oracle.sample(moved // network.m, self.rng), (x, self.ask(x))
+        usual = telling_most(
+            network,
+            lambda count: self.oracle.sample(count, self.rng),
+            moved // network.m,
+            self.rng,
+            self.noise.expected_counts,
+            self.first,
+        )
+        few = x, self.ask(x)
         self.fresh.keep(np.concatenate([x, usual]), np.concatenate([few[1], self.ask(usual)]))
         # To these alone first: among all others they would count as few that are far off.
         for first, (x, y) in ((max(self.first, int(parameters(network) > LARGE)), few), (self.first, self.fresh.all())):
