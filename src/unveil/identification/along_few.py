@@ -109,14 +109,17 @@ def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Gene
 
 def _along_some(oracle: Oracle, read: Reader, rng: np.random.Generator) -> _Seen | None:
     """What was read along a few directions; along others where that was not all, as long as it is cheap."""
-    best, ledger = None, oracle.ledger
+    best, ledger, least = None, oracle.ledger, 0
     for _ in range(READINGS):
         before = ledger.asked
-        directions, noise = _directions(oracle, rng)
+        directions, noise = _directions(oracle, rng, least)
         if directions is None:
             break
         narrow = Narrow(oracle, directions)
         seen = _Seen(directions, narrow, noise, read(narrow))
+        if seen.few.outcome is Outcome.not_resolved:
+            least = narrow.n + 1  # the first layer has more neurons than a line met of all layers
+            continue
         best = seen if best is None else max(best, seen, key=lambda each: each.much)
         # A network that is nearly right is settled by a fit.
         if seen.few.network is not None or ledger.left < ENOUGH_LEFT * (ledger.asked - before):
@@ -124,8 +127,8 @@ def _along_some(oracle: Oracle, read: Reader, rng: np.random.Generator) -> _Seen
     return best
 
 
-def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | None, Rounding]:
-    """As many as a line shows neurons, if that is few, and how exact answers are."""
+def _directions(oracle: Oracle, rng: np.random.Generator, least: int) -> tuple[Directions | None, Rounding]:
+    """As many as a line shows neurons, or as so many take, if that is few; and how exact answers are."""
     frame, ask = Frame.of_input(oracle.n, None), Asked(oracle)
     rows = frame.sample(rows_for(oracle.resolution), rng)
     noise = rounding(ask, rows, oracle.resolution, rng, oracle.uneven)
@@ -135,7 +138,7 @@ def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | 
     if np.isfinite(oracle.widest):
         far = reach(ask, frame.sample(4, rng), oracle.widest, far)
     line = search(ask, frame, noise, rng, far)
-    directions = None if line is None else Directions.along(line, rng)
+    directions = None if line is None else Directions.along(line, rng, least)
     return (directions if directions is not None and directions.few.shape[1] <= FEW * oracle.n else None), noise
 
 

@@ -198,11 +198,12 @@ def _with_outputs(found: Identification, name: str, queries: int) -> Identificat
     return dataclasses.replace(found, network=network, queries=queries, why=(text, *found.why))
 
 
-def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
+def _read(method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> Identification:
     """A piecewise-linear network along few directions of its inputs first where that pays, or along all at once."""
     found = along_few(
         oracle,
-        lambda narrow: _leaving_a_fit(method, narrow, rng),
+        # Sides of more neurons than there are directions would not be told, and each is one more weight behind.
+        lambda narrow: _leaving_a_fit(dataclasses.replace(method, most_neurons=narrow.n), narrow, rng),
         lambda few, narrow: _with_a_fit(few, narrow, rng, None),
         rng,
     )

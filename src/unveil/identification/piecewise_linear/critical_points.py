@@ -59,6 +59,7 @@ class CriticalPoints(Method):
         accept: Largest error on fresh points of a complete result, in units of the square root of the answers'
             relative rounding; of a hundred times it where answers are noisy, of a thousandth where these are coarse.
         attempts: Readings at most.
+        most_neurons: A first layer of more is given up as `not_resolved`; None where any number is read.
 
     Source: the idea of following breakpoints: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
     (arXiv:2003.04884); straight against bent hyperplanes: Rolnick, Kording, arXiv:1910.00744. The grouping of
@@ -78,6 +79,7 @@ class CriticalPoints(Method):
     most_lines: int = 24
     accept: float = 10.0
     attempts: int = 3
+    most_neurons: int | None = None
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         start = oracle.ledger.asked
@@ -161,6 +163,9 @@ class _Attempt:
                 self.why.append("The answers jump and stay the same in between: no slope tells of weights.")
                 return self._end(None, Outcome.answers_in_steps, np.inf), False
             network, whole = self._read(frame, noise)
+            if self._too_wide():
+                self.why.append(f"More than {self.method.most_neurons} neurons were met in the first layer.")
+                return self._end(None, Outcome.not_resolved, np.inf), False
             if network is None:
                 self._looked_again(frame, noise, None, Outcome.check_failed)
                 return self._end(None, Outcome.check_failed, np.inf), False
@@ -206,6 +211,8 @@ class _Attempt:
         budget = allowed = ledger.budget  # a stop may set another one meanwhile, which counts then
         try:
             for self.reading in read_inputs(setup, frame):
+                if self._too_wide():
+                    break
                 if budget is not None and (first := self.reading.first) is not None and ledger.budget == allowed:
                     ledger.budget = allowed = budget - min(EACH * len(first), int(KEPT * (budget - self.start)))
         except (ArithmeticError, ValueError, IndexError) as error:  # LinAlgError is a ValueError
@@ -218,6 +225,11 @@ class _Attempt:
         if not whole:
             self._partial("It ended")
         return self.reading.network, whole
+
+    def _too_wide(self) -> bool:
+        """Whether the first layer has more neurons than are to be read."""
+        first, most = None if self.reading is None else self.reading.first, self.method.most_neurons
+        return first is not None and most is not None and len(first) > most
 
     def _judged(self, seen: Validation, noise: Rounding) -> Outcome:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""

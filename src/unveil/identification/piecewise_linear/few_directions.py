@@ -36,12 +36,12 @@ class Directions:
     others: Float[np.ndarray, "n q"]  # orthonormal, orthogonal to the few
 
     @classmethod
-    def along(cls, line: Line, rng: np.random.Generator) -> Directions | None:
+    def along(cls, line: Line, rng: np.random.Generator, least: int = 0) -> Directions | None:
         """Random ones among which a searched line runs; None where so many are needed that nothing is gained, or it
-        shows nothing."""
-        n, met = len(line.base), len(line.t)
+        shows nothing. `least`: neurons that there are at least, however few it shows."""
+        n, met = len(line.base), max(len(line.t), least)
         p = min(int(PLENTY * met) + MORE, int(SHARE * n))
-        return None if not met or p < LEAST * met else cls.so_many(line, p, rng)
+        return None if not len(line.t) or p < LEAST * met else cls.so_many(line, p, rng)
 
     @classmethod
     def so_many(cls, line: Line, p: int, rng: np.random.Generator) -> Directions:

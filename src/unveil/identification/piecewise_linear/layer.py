@@ -22,7 +22,7 @@ from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, s
 
 # Lines in a row that may show nothing new, by whether answers are exact and whether the region is free.
 QUIET = {(True, True): 2, (True, False): 4, (False, True): 3, (False, False): 8}
-# Behind a layer of many coordinates as many as this share of the neurons known: lines cross few of them.
+# Behind a layer of many coordinates as many as this share of these: far out a line often crosses nothing at all.
 RARELY = 0.25
 # Behind another layer the same neuron's row differs from place to place by the errors of the rows of that layer.
 BEHIND = 1e-3
@@ -76,6 +76,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
     yield found
     exact, quiet, changes = probe.noise.exact, 0, False
     rare = _rare(probe, frame)
+    enough = max(QUIET[exact, frame.free], RARELY * frame.d if rare else 0)
     for number in range(max(most_lines, len(given))):
         if number < len(given):
             line: Line | None = given[number]
@@ -84,7 +85,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
             beyond = None if first else _complement(frame, found)
             where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond, _many(found))
             changes = len(where) > 0 or (beyond is not None and sure)
-            patience = QUIET[exact, True] if exact else _enough(found) if rare else 0
+            patience = QUIET[exact, True] if exact else enough if rare else 0
             if beyond is not None and not changes and (frame.free or quiet >= patience):
                 break
             everywhere = sure or (exact and frame.free)
@@ -98,7 +99,6 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         quiet = 0 if len(found) > had else quiet + 1
         # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
         known = exact and changes and (not frame.free or _many(found))
-        enough = _enough(found) if rare else QUIET[exact, frame.free]
         if number + 1 >= len(given) and quiet >= enough and not known:
             break
     if exact and frame.free and frame.d >= FEWEST:
@@ -111,11 +111,6 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
 def _rare(probe: Probe, frame: Frame) -> bool:
     """Whether lines cross few of many neurons behind a layer, and answers have few digits."""
     return not probe.noise.exact and frame.M is not frame.V and frame.d > BY_POINTS
-
-
-def _enough(found: LayerFound) -> float:
-    """Lines in a row that may show nothing new where each crosses few of many neurons."""
-    return max(QUIET[False, False], RARELY * len(found))
 
 
 def finished(steps: Iterator[LayerFound]) -> LayerFound:

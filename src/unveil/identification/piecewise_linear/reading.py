@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.line_search.search import HOPEFUL
+from unveil.blackbox.rounding import rounding, rows_for
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.fitting.pruning import without_twins
@@ -85,7 +86,7 @@ def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Itera
 
 def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Reading]:
     """The layer at hand: lines, what ends behind it, and lines to where that is wrong, until nothing is."""
-    exact, free, probe = setup.exact, setup.unbounded(state.frame), setup.probe
+    exact, free, there = setup.exact, setup.unbounded(state.frame), _there(setup, state)
     rounds = ROUNDS[exact, free]
     behind = state.frame.d if state.layers else 0
     usual = setup.most_lines if exact or free else BOUNDED * max(setup.most_lines, behind)
@@ -94,16 +95,16 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         had = len(state.found)
         if number:
             most = rounds.lines if exact else max(rounds.lines, behind // EACH)
-            given = lines_to(setup, state.frame, state.wrong[:most])
+            given = lines_to(there, state.frame, state.wrong[:most])
         # Lines to where the network is wrong say more than others.
         lines = 0 if len(given) and number else rounds.lines if lacking and exact else usual
         steps = layer_steps(
-            probe, state.frame, far=setup.far, most_lines=lines, sure=lacking, found=state.found, given=given
+            there.probe, state.frame, far=setup.far, most_lines=lines, sure=lacking, found=state.found, given=given
         )
         for found in steps:
             state = state.with_found(found)
             yield state
-        state = _settled(setup, state, number)
+        state = _settled(there, state, number)
         grown = len(state.found) > had
         barren = 0 if grown else barren + 1
         # Answers with few digits may be an affine map's, which no breakpoint tells.
@@ -118,6 +119,18 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         lacking = state.lacking and number < rounds.again
         if not lacking and not len(state.wrong):
             return
+
+
+def _there(setup: Setup, state: Reading) -> Setup:
+    """With rounding as it is in the region that a layer behind another one is read in: of few digits that is more than
+    its distance tells, as all neurons before are active in it and what they add cancels. Queries: `6 ROWS_OF_FEW` of
+    answers with few digits."""
+    probe, oracle = setup.probe, setup.oracle
+    if setup.exact or not state.layers:
+        return setup
+    x = state.frame.sample(rows_for(oracle.resolution), probe.rng)
+    noise = rounding(probe.ask, x, oracle.resolution, probe.rng, oracle.uneven)
+    return setup._replace(probe=replace(probe, noise=noise))
 
 
 def _settled(setup: Setup, state: Reading, number: int) -> Reading:

@@ -34,7 +34,7 @@ SAME_JUMP, SAME_ERROR = 0.2, 3.0
 WRONG = 4.0  # a row that is so many times further off than stated has components that are of others'
 # Passes at most; the error of a row that ends them; share of the typical length of an input from which on steps are as
 # long as inputs; directions that tell the error.
-PASSES, ENOUGH, LONGEST, CHECKS = 4, 3e-5, 0.6, 12
+PASSES, ENOUGH, LONGEST, CHECKS = 4, 1e-4, 0.6, 12
 # Places that tell how large values are; share of the way to the wall of a region that a step may take.
 POOL, INSIDE = 64, 0.9
 # A place further from the origin than so many typical inputs is left; other places that are tried, and steps of a way.
