@@ -40,7 +40,7 @@ FEW = 0.25
 PART, READINGS = 0.5, 3
 # Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, and steps of
 # the fit.
-RATIO, FURTHER, STEPS = 2.0, 3.0, 6
+RATIO, FURTHER, STEPS = 3.0, 3.0, 6
 EACH = 4  # answers per input and neuron that tell whether the neurons of a layer are needed
 # Inputs that weigh so many times less than the heaviest one have weights measured by steps as much longer.
 LIGHT = 10.0

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.leverage import telling_most
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import (
     AffineMap,
@@ -146,7 +145,7 @@ def _on_fresh(setup: Setup, state: Reading) -> Reading:
     if state.layers:
         x, y = fresh_on_both_sides(setup, state, network)
     else:
-        x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES, network)
+        x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
     counts, sigma = setup.probe.noise.counts(x, y)
     network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=state.settled_layers)
     if state.layers:
@@ -217,30 +216,18 @@ def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> L
 
 
 def fresh(
-    setup: Setup,
-    state: Reading,
-    count: int,
-    layer: AffineMap | None = None,
-    need: int = 0,
-    network: Network | None = None,
+    setup: Setup, state: Reading, count: int, layer: AffineMap | None = None, need: int = 0
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """This many points and answers; those asked before serve again. `layer`: rows and biases of a layer; a first one is
-    to have points on either side of each neuron. `need`: points wanted there. `network`: one whose weights they are to
-    tell."""
+    to have points on either side of each neuron. `need`: points wanted there."""
     oracle, rng = setup.oracle, setup.probe.rng
-
-    def drawn(number: int) -> np.ndarray:
-        x = oracle.sample(number, rng)
-        if oracle.within is None:
-            x[::4] *= FURTHER
-            if state.layers and state.frame.d > BY_POINTS:
-                # Where the layer was read: at usual inputs hardly any of so many neurons may be active.
-                x[1::2] = state.frame.sample(len(x[1::2]), rng)
-        return x
-
     x = np.concatenate([np.empty((0, oracle.n)), *state.fresh.x])
-    lacking, counts = max(0, count - len(x)), setup.probe.noise.expected_counts
-    more = drawn(lacking) if network is None else telling_most(network, drawn, lacking, rng, counts)
+    more = oracle.sample(max(0, count - len(x)), rng)
+    if oracle.within is None:
+        more[::4] *= FURTHER
+        if state.layers and state.frame.d > BY_POINTS:
+            # Where the layer was read: at usual inputs hardly any of so many neurons may be active.
+            more[1::2] = state.frame.sample(len(more[1::2]), rng)
     if layer is not None and not state.layers:
         more = np.concatenate([more, on_rare_sides(*layer, np.concatenate([x, more]), need, rng)])
     elif layer is not None and state.frame.d > BY_POINTS:
@@ -256,7 +243,7 @@ def fresh_on_both_sides(
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """Points and answers for a fit of all weights of a network, with every hidden neuron met on either side. Queries:
     `RATIO` per parameter, fewer with several outputs and those asked before; as many again at most."""
-    x, y = fresh(setup, state, _answers(Network(network.layers[state.settled_layers :])), network=network)
+    x, y = fresh(setup, state, _answers(Network(network.layers[state.settled_layers :])))
     if state.settled_layers:
         return x, y  # they have points beside each place where one was met
     aside = setup.oracle.nearest(both_sides(network, x))
