@@ -26,7 +26,7 @@ def test_leverage_of_an_affine_map_is_the_hat_matrix_diagonal() -> None:
 
 
 def _variance(network: Network, x: np.ndarray, fresh: np.ndarray) -> float:
-    """Variance that nine in ten fresh answers of a fit stay below, of answers at x that are off by a deviation of one."""
+    """What the variance of nine in ten fresh answers stays below, fitted to answers at x of variance one."""
     J, K = (jacobian(network, points)[:, 0] for points in (x, fresh))
     scale = np.maximum(np.linalg.norm(J, axis=0), 1e-9)
     J, K = J / scale, K / scale
