@@ -41,7 +41,7 @@ DEEPER = 0.2
 # Points on either side of a first-layer neuron, per input and output, and besides; and how many times as far out every
 # fourth point of a fit lies as a user would draw it.
 OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
-# Answers per unknown of an output layer, and besides; every fourth is not fitted but held against it.
+# Answers per unknown of an output layer, and besides; every fifth is not fitted but held against it.
 PLENTY, SPARE, HELD_OUT = 4, 100, 5
 # How far beside a place of a hyperplane points of a region lie: in typical values at most, and as shares of that.
 NEAR, PARTS = 3.0, (0.3, 0.6, 0.9)
