@@ -37,7 +37,7 @@ Settler = Callable[[Identification, Oracle], Identification]
 # Along more than this share of the inputs what is saved does not pay for what is lost where the reading is not whole.
 FEW = 0.25
 # Share of what the budget leaves that readings along few directions may use, and how many of them are made at most.
-PART, READINGS = 0.5, 3
+PART, READINGS = 0.7, 3
 # Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, and steps of
 # the fit.
 RATIO, FURTHER, STEPS = 3.0, 3.0, 6
@@ -60,12 +60,17 @@ class _Seen:
     few: Identification  # what was read
 
     @property
-    def much(self) -> tuple[bool, int]:
-        """Whether there is a network, and how many neurons were read."""
+    def right(self) -> bool:
+        """Whether there is a network that passed its check, at usual points at least."""
+        return self.few.outcome in (Outcome.complete, Outcome.approximate)
+
+    @property
+    def much(self) -> tuple[bool, bool, int]:
+        """Whether there is a network that is nearly right, or any, and how many neurons were read."""
         stats = self.few.stats
         rows = stats.get("rows_partial") or (() if stats.get("layers_read") else stats.get("rows_read")) or ((), ())
         read = [len(bias) for _, bias in (*stats.get("layers_read", ()), rows)]
-        return self.few.network is not None, sum(read)
+        return self.right, self.few.network is not None, sum(read)
 
 
 def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Generator) -> Identification | None:
@@ -122,7 +127,7 @@ def _along_some(oracle: Oracle, read: Reader, rng: np.random.Generator) -> _Seen
             continue
         best = seen if best is None else max(best, seen, key=lambda each: each.much)
         # A network that is nearly right is settled by a fit.
-        if seen.few.network is not None or ledger.left < ENOUGH_LEFT * (ledger.asked - before):
+        if seen.right or ledger.left < ENOUGH_LEFT * (ledger.asked - before):
             break
     return best
 

@@ -239,7 +239,7 @@ def widen(
                 J = J - passed @ beyond[beside]
                 error = error + float((np.abs(passed) @ (doubt * size)[beside]).max())
             share = share[:, : len(active)]
-            about = error / float(np.linalg.svd(share, compute_uv=False)[-1]) / size[active]
+            about = error / max(float(np.linalg.svd(share, compute_uv=False)[-1]), 1e-300) / size[active]
             if about.max() >= doubt[active].max():
                 continue
             found = np.linalg.lstsq(share, J, rcond=None)[0]
