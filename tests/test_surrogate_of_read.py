@@ -1,0 +1,49 @@
+"""Surrogate behind a network that was read and is not right: no copy is worse than what it begins with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import unveil as uv
+from tests.helpers import random_weights, relu_net
+from unveil.identification.fitting.robust import rms, trimmed_rms
+from unveil.identification.surrogate.fitting import Fitting
+from unveil.identification.surrogate.run import Known, Wanted
+
+
+def test_a_network_that_is_nearer_than_new_ones_is_what_students_begin_as() -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        (w, b), (v, c), last = weights = random_weights((8, 10, 10, 2), rng, bias=0.5)
+        read = uv.Network.from_weights([(w, b), (v + 0.01 * rng.standard_normal(v.shape), c), last])
+        run = Fitting(
+            Wanted(known=Known(read.layers[:1], None, read), students=2), uv.as_oracle(relu_net(weights), 8), rng
+        )
+        run.held, run.told = (run._asked(rng.standard_normal((count, 8))) for count in (500, 1000))
+        assert not run._well(read)
+        first, other = run._begun()
+        assert first is read
+        x = rng.standard_normal((50, 8))
+        np.testing.assert_allclose(other(x), read(x), atol=1e-12)
+
+
+def test_a_copy_that_is_far_off_at_a_few_inputs_is_no_better_than_what_was_read() -> None:
+    rng = np.random.default_rng(3)
+    (w, b), (v, c) = weights = random_weights((4, 6, 1), rng, bias=0.5)
+    read = uv.Network.from_weights([(w, b), (v, c + 0.01)])
+    # One more neuron, which is active far out alone, and weighs much there.
+    far = uv.Network.from_weights([(np.vstack([w, w[:1]]), np.append(b, b[0] - 8)), (np.append(v, [[1e3]], axis=1), c)])
+    run = Fitting(Wanted(known=Known((), None, read)), uv.as_oracle(relu_net(weights), 4), rng)
+    x = rng.standard_normal((1000, 4))
+    x[:5] = 30 * w[0] / np.linalg.norm(w[0])
+    run.held = run._asked(x)
+    assert trimmed_rms(far, *run.held) < trimmed_rms(read, *run.held)
+    assert rms(far, *run.held[:3]) > rms(read, *run.held[:3])
+    run.best = far
+    run._as_read()
+    assert run.best is read
+    assert run.why
+    run.best, run.why = uv.Network.from_weights(weights), []
+    run._as_read()
+    assert run.best is not read
+    assert not run.why
