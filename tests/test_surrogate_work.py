@@ -8,11 +8,13 @@ import pytest
 import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.identification.fitting.robust import rms, trimmed_rms
+from unveil.identification.surrogate import fitting
 from unveil.identification.surrogate.fitting import HELD, JUDGED, Fitting
 from unveil.identification.surrogate.run import Known
 from unveil.identification.surrogate.students import Student, Told, fitted, planned
 from unveil.identification.surrogate.surrogate import LabelFitting
 from unveil.identification.surrogate.work import Work, of_product
+from unveil.whitebox.network import Layer
 
 
 def nearly(sizes: tuple[int, ...], rng: np.random.Generator) -> tuple[uv.Network, uv.Network]:
@@ -103,3 +105,23 @@ def test_behind_one_exact_layer_the_best_student_is_trained_on_within_its_work(r
     assert found.network is not None
     assert 1e10 < run.work.done <= 2e10
     assert found.stats["fresh"]["rms"] < 0.3
+
+
+def test_a_copy_loses_no_neurons_where_answers_held_back_are_left_worse(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, near = nearly((10, 12, 2), rng)
+    run = Fitting(uv.Surrogate(), uv.as_oracle(truth.logits, 10), rng)
+    run.told, run.held = (run._asked(run.oracle.sample(3000, rng)) for _ in range(2))
+    last = truth.layers[-1]
+
+    def as_far(factor: float) -> uv.Network:
+        """So many times as far from the truth as what was there, in the output layer."""
+        wrong = np.full(2, factor * trimmed_rms(near, *run.held))
+        return uv.Network((*truth.layers[:-1], Layer(last.dense(), last.bias + wrong, last.activation)))
+
+    for factor, noise, taken in ((0.5, 1e-12, True), (1.5, 1e-12, False), (1.5, 1.0, True)):
+        smaller = as_far(factor)
+        monkeypatch.setattr(fitting, "slimmed", lambda *_, smaller=smaller: smaller)
+        run.noise = noise
+        assert (run._slim(near) is smaller) == taken

@@ -13,7 +13,7 @@ from unveil.blackbox.rounding import intact, rounding, rows_for
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.output_layer import with_output
 from unveil.identification.fitting.robust import rms, trimmed_rms
-from unveil.identification.fitting.slimming import AS_WELL, SLACK, all_needed, slimmed
+from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.fitting.training import BATCH, FEWEST_BATCHES, free_network, train
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.run import Run, Wanted, values_told, widened, with_free
@@ -66,8 +66,8 @@ LEAST = 1e-12  # the least error that is worth a step, relative to the deviation
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
 # that students begin with, and it is slimmed, by no fewer answers than these.
 WELL, FEWEST_TO_SLIM = 0.01, 5000
-NOTHING_LOST = 1.1  # by what factor errors may grow when it loses spare neurons before all its weights are fitted
-WORSE = 2.0  # the same on answers that it was not fitted to, or so many times their noise
+NOTHING_LOST = 1.1  # by what factor errors may grow when it loses spare neurons, also on answers it was not fitted to
+WORSE = 2.0  # or to so many times the answers' noise
 TO_TELL = 8  # answers by which it is told whether all neurons are needed, for each of a layer and each input to it
 FEWEST_TRIALS = 20  # without neurons, below which none is worth beginning
 NEARLY = 1e-5  # damping of a network that was fitted and lost neurons
@@ -218,11 +218,14 @@ class Fitting(Run):
             self.work.done += work
             return trial
 
-        as_well = NOTHING_LOST if spare else AS_WELL
-        smaller = slimmed(network, told.x, told.y, self.noise * WORSE / SLACK, fit, as_well, told.counts, paid)
+        floor = self.noise * WORSE / SLACK
+        smaller = slimmed(network, told.x, told.y, floor, fit, NOTHING_LOST, told.counts, paid)
         self.stats.setdefault("widths_fitted", network.widths)
         before = trimmed_rms(network, *self.held)
-        return smaller if trimmed_rms(smaller, *self.held) <= WORSE * max(before, self.noise) else network
+        # A copy that is far from exact has no neuron to spare: what is lost there may be the labels.
+        return (
+            smaller if trimmed_rms(smaller, *self.held) <= max(NOTHING_LOST * before, WORSE * self.noise) else network
+        )
 
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
