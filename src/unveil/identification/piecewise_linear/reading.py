@@ -46,7 +46,7 @@ class Rounds(NamedTuple):
 
 # By whether answers are exact and whether inputs are free of a box, where lines are short.
 ROUNDS = {
-    (True, True): Rounds(3, 3, 0, 0),
+    (True, True): Rounds(3, 3, 0, 3),
     (True, False): Rounds(20, 6, 6, 20),
     (False, True): Rounds(8, 4, 1, 2),
     (False, False): Rounds(8, 4, 1, 2),
@@ -138,9 +138,10 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
     frame, found, probe = state.frame, state.found, setup.probe
     if not len(found):
         return state
-    bounded = not frame.free and not state.layers
-    if bounded and not (setup.exact and _last(found)):
-        # Neurons of deeper layers look straight over much of a box: only what is met all over it is kept.
+    bounded = not frame.free and not (setup.exact and _last(found))
+    if not state.layers and (bounded or (setup.exact and crowded(found))):
+        # Neurons of deeper layers look straight over much of a box, and of very many some do anywhere: only what is met
+        # all over is kept.
         new = found.straight[np.arange(state.confirmed, len(found))]
         there = confirm(probe, frame, new, found.every).there
         found = found.keep(np.append(np.ones(state.confirmed, dtype=bool), there))
