@@ -47,3 +47,14 @@ def test_a_copy_that_is_far_off_at_a_few_inputs_is_no_better_than_what_was_read(
     run._as_read()
     assert run.best is not read
     assert not run.why
+
+
+def test_what_was_read_stays_where_the_budget_leaves_no_answer_to_hold_it_against() -> None:
+    weights = random_weights((4, 6, 1), np.random.default_rng(3), bias=0.5)
+    read = uv.Network.from_weights(weights)
+    oracle = uv.as_oracle(relu_net(weights), 4)
+    run = Fitting(Wanted(known=Known((), None, read)), oracle, np.random.default_rng(4))
+    oracle.ledger.budget = oracle.ledger.asked
+    found = run.run()
+    assert found.network is read
+    assert found.outcome is uv.Outcome.budget_ended

@@ -352,8 +352,8 @@ class Fitting(Run):
 
     def _as_read(self) -> None:
         """Back to what was read where a fit is right at most answers, and so wrong at a few that it is worse in all."""
-        read = self.method.known.network
-        if read is not None and self.best is not None and rms(read, *self.held[:3]) < rms(self.best, *self.held[:3]):
+        read, held = self.method.known.network, self.held[:3]
+        if len(held[0]) and read is not None and self.best and rms(read, *held) < rms(self.best, *held):
             self.best = read
             self.why.append("What was read is nearer to the answers, all taken together, than the fit.")
 
