@@ -323,3 +323,22 @@ def test_a_network_without_any_error_is_not_fitted_again(monkeypatch: pytest.Mon
     monkeypatch.setattr(Settling, "checked", lambda *_: seen)
     monkeypatch.setattr(Settling, "_around", lambda *_: uv.Network(network.layers))
     assert settling.settled(network)[0] is network
+
+
+def test_a_network_that_passes_its_check_stays_though_one_that_does_not_is_off_by_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(6)
+    weights = single(random_weights((6, 4, 1), rng, bias=0.5))
+    network = uv.Network.from_weights(weights)
+    oracle = uv.as_oracle(relu_net(weights, np.float32), 6, budget=20_000)
+    attempt = critical_points._Attempt(CriticalPoints(), oracle, rng)
+    settling = attempt._settling(rounding(attempt.ask, rng.standard_normal((16, 6)), oracle.resolution, rng))
+    seen, other = settling.checked(network), uv.Network(network.layers)
+    fails = replace(seen, usual=1e-7, further=1e-7, tail=1.0, roundings=UNEXPLAINED + 0.2, wrong=np.ones((1, 6)))
+    passes = replace(fails, usual=2e-7, further=2e-7, roundings=UNEXPLAINED - 0.2, wrong=np.empty((0, 6)))
+    monkeypatch.setattr(Settling, "_around", lambda *_: other)
+    for first, then, best in ((fails, passes, other), (passes, passes, network), (fails, fails, network)):
+        checks = iter([first, then, then])
+        monkeypatch.setattr(Settling, "checked", lambda *_, checks=checks: next(checks))
+        assert settling.settled(network)[0] is best

@@ -73,7 +73,7 @@ class Settling:
                 off, now = strays(trial, self.fresh, self.noise)
                 left = then.residual * max(then.roundings, now, 1.0)
                 whole = seen.residual * max(seen.roundings, most, 1.0)
-                if left < whole:
+                if left < whole or (self._passed(then) and not self._passed(seen)):
                     network, seen, most = trial, then, now
                 if left >= whole or left > BETTER * whole:
                     break  # what is off by nothing gains nothing, however often it is fitted again
@@ -83,7 +83,10 @@ class Settling:
         """Whether errors at fresh answers, or at those that were fitted, are more than rounding."""
         if self.noise.exact:
             return strange(seen, self.noise)
-        return len(off) > 0 or not passes(self.accept, seen, self.noise, self.oracle.resolution)
+        return len(off) > 0 or not self._passed(seen)
+
+    def _passed(self, seen: Validation) -> bool:
+        return passes(self.accept, seen, self.noise, self.oracle.resolution)
 
     def _around(self, network: Network, wrong: Float[np.ndarray, "W n"]) -> Network:
         """A fit to answers from around these points as well; with few digits of all, and of more usual points.

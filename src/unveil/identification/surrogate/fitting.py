@@ -223,9 +223,8 @@ class Fitting(Run):
         self.stats.setdefault("widths_fitted", network.widths)
         before = trimmed_rms(network, *self.held)
         # A copy that is far from exact has no neuron to spare: what is lost there may be the labels.
-        return (
-            smaller if trimmed_rms(smaller, *self.held) <= max(NOTHING_LOST * before, WORSE * self.noise) else network
-        )
+        allowed = max(NOTHING_LOST * before, WORSE * self.noise)
+        return smaller if trimmed_rms(smaller, *self.held) <= allowed else network
 
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
@@ -393,8 +392,9 @@ class Fitting(Run):
             outcome = Outcome.budget_ended
         self.stats["neurons"] = apart = self.method.known.told_apart(network)
         told = "; ".join(f"layer {i}: {one['read']} read, {one['fitted']} fitted" for i, one in enumerate(apart))
-        self.why.append(
-            f"A network was fitted to {len(self.told.x):,} answers ({told}). How far off it is was measured; its "
-            "weights say nothing where they were not read."
-        )
+        if count := len(self.told.x):
+            text = (
+                f"A network was fitted to {count:,} answers ({told}). How far off it is was measured; its weights say "
+            )
+            self.why.append(text + "nothing where they were not read.")
         return self.end(outcome, error)
