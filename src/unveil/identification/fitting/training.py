@@ -149,14 +149,12 @@ class Turned:
             self._turns = [np.linalg.eigh(each)[1][:, ::-1] if each.size else each for each in self._products]
         self._mean += np.float32(1 - _FIRST) * (gradient - self._mean)
         self._square += np.float32(1 - _SECOND) * (self._turned(gradient) ** 2 - self._square)
-        mean, square = (each / np.float32(1 - beta**self._count) for each, beta in self._moments())
+        mean = self._turned(self._mean) / np.float32(1 - _FIRST**self._count)
+        square = self._square / np.float32(1 - _SECOND**self._count)
         out = self._turned(mean / (np.sqrt(square) + np.float32(_TINY)), back=True)
         if self._count % _TURNED == 0:
             self._turn()
         return out
-
-    def _moments(self) -> tuple[tuple[np.ndarray, float], tuple[np.ndarray, float]]:
-        return (self._turned(self._mean), _FIRST), (self._square, _SECOND)
 
     def _turned(self, a: Float[np.ndarray, "o k"], *, back: bool = False) -> Float[np.ndarray, "o k"]:
         rows, columns = self._turns

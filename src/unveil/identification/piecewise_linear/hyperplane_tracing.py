@@ -184,10 +184,7 @@ class _One:
         up, down = pool[z > 0], pool[z <= 0]
         if not len(up) or not len(down):
             return self.around()
-        a, b = (
-            up[self.rng.integers(len(up), size=POOL)],
-            down[self.rng.integers(len(down), size=POOL)],
-        )
+        a, b = up[self.rng.integers(len(up), size=POOL)], down[self.rng.integers(len(down), size=POOL)]
         for _ in range(12):
             middle = (a + b) / 2
             over = (self.sums(middle) > 0)[:, None]

@@ -75,6 +75,7 @@ NEARLY = 1e-5  # damping of a network that was fitted and lost neurons
 RIGHT, MOSTLY = 1e-6, 0.9
 # Largest root mean square error, relative to the deviation of the answers, of something that stands for the model.
 STANDS = 0.1
+MEASURED = "How far off it is was measured; its weights say nothing where they were not read."
 
 
 class Fitting(Run):
@@ -352,7 +353,9 @@ class Fitting(Run):
     def _as_read(self) -> None:
         """Back to what was read where a fit is right at most answers, and so wrong at a few that it is worse in all."""
         read, held = self.method.known.network, self.held[:3]
-        if len(held[0]) and read is not None and self.best and rms(read, *held) < rms(self.best, *held):
+        if read is None or self.best is None or not len(held[0]):
+            return
+        if rms(read, *held) < rms(self.best, *held):
             self.best = read
             self.why.append("What was read is nearer to the answers, all taken together, than the fit.")
 
@@ -393,8 +396,5 @@ class Fitting(Run):
         self.stats["neurons"] = apart = self.method.known.told_apart(network)
         told = "; ".join(f"layer {i}: {one['read']} read, {one['fitted']} fitted" for i, one in enumerate(apart))
         if count := len(self.told.x):
-            text = (
-                f"A network was fitted to {count:,} answers ({told}). How far off it is was measured; its weights say "
-            )
-            self.why.append(text + "nothing where they were not read.")
+            self.why.append(f"A network was fitted to {count:,} answers ({told}). {MEASURED}")
         return self.end(outcome, error)
