@@ -253,6 +253,40 @@ def test_weights_are_put_into_the_module_they_belong_to(ending, tmp_path):
     assert end.exit_code == 0, end.output
 
 
+@pytest.mark.parametrize(
+    ("wrapped", "fits"),
+    [
+        (lambda state: {"state_dict": state, "epoch": 3, "hyper": {"rate": 0.1}}, True),
+        (lambda state: {"model": {f"module.{name}": value for name, value in state.items()}}, True),
+        (lambda state: {f"_orig_mod.{name}": value for name, value in state.items()}, True),
+        (lambda state: {"run": {"state": {f"net.{n}": v for n, v in state.items()}}}, True),
+        (lambda state: {f"first.{n}": v for n, v in state.items()} | {"second.0.bias": state["0.bias"]}, "do not fit"),
+        (lambda state: {"model": state, "optimizer": {"state": {0: {"m": state["0.bias"]}}, "groups": []}}, True),
+        (lambda state: {"model": state, "ema": state}, "more than once .under 'ema/', 'model/'"),
+        (lambda state: {"model": {n: v for n, v in state.items() if n != "2.bias"}}, 'do not fit Sequential.*"2.bias"'),
+    ],
+)
+def test_weights_are_found_in_checkpoints(wrapped, fits, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(1)
+    module, other = (torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)) for _ in "ab")
+    path, x = tmp_path / "epoch3.ckpt", points(4)
+    torch.save(wrapped(module.state_dict()), path)
+    if fits is True:
+        assert np.allclose(uv.from_torch(other, weights=path)(x), uv.from_torch(module)(x), rtol=0, atol=1e-12)
+    else:
+        with pytest.raises(uv.BadInput, match=fits):
+            uv.as_oracle(str(path), module=other)
+
+
+def test_a_pickled_module_is_named_as_such_with_a_module_given(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "whole.pt"
+    torch.save(torch.nn.Linear(4, 2), path)
+    with pytest.raises(uv.SourceError, match=r"^whole.pt holds a whole module as a pickle"):
+        uv.as_oracle(str(path), module=torch.nn.Linear(4, 2))
+
+
 def keras_file(path: Path) -> tuple[Path, Callable[[np.ndarray], np.ndarray]]:
     """A convolution, a normalisation, a pooling and a dense layer as Keras writes them, and what they compute."""
     h5py = pytest.importorskip("h5py")

@@ -23,10 +23,11 @@ from unveil.keras_graph import ENDINGS
 from unveil.outcome import BadInput, UnveilError
 
 # Files of weights without the computation, and how each becomes something that can be asked.
-WEIGHTS_ALONE = {
-    ".safetensors": "it holds weights without a model: pass the torch module they belong to, or its class, as "
-    "module=Net (--module file.py:Net)",
-}
+WEIGHTS_ALONE = dict.fromkeys(
+    (".safetensors", ".ckpt"),
+    "it holds weights without a model: pass the torch module they belong to, or its class, as module=Net (--module "
+    "file.py:Net)",
+)
 
 
 def as_oracle(  # noqa: PLR0913 - options of a public verb

@@ -17,16 +17,9 @@ from unveil.blackbox.sources.held_inputs import HeldInputs
 from unveil.blackbox.sources.lent import Lent
 from unveil.blackbox.sources.structured import part_of
 from unveil.outcome import BadInput, SourceError
-from unveil.torch_weights import saved_by_torch, with_weights
+from unveil.torch_weights import WHAT_TO_DO, saved_by_torch, with_weights
 
 # What to do with what torch saved that is no TorchScript.
-WHAT_TO_DO = {
-    "weights": ", and not what is computed with them; give the module they belong to, or its class: module= (--module "
-    "FILE.PY:NAME)",
-    "a whole module": " as a pickle, which can run anything and is never opened; if you trust it, load it yourself and "
-    "pass the module, save it as TorchScript (torch.jit.script(...).save), or save its weights alone "
-    "(module.state_dict()) and give its class: module= (--module FILE.PY:NAME)",
-}
 _HALF_BITS = {"torch.float16": HALF, "torch.bfloat16": 8}
 
 
