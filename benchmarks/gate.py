@@ -151,11 +151,21 @@ def false_rows(rows: np.ndarray, true: np.ndarray) -> int:
     return int((np.abs(unit[0] @ unit[1].T).max(axis=1) < ALIKE).sum()) if len(rows) else 0
 
 
-def seen_widths(truth: uv.Network, rng: np.random.Generator) -> list[int]:
-    """Neurons per layer without those that no input switches on, near or far: no answer tells of these."""
+def switched_on(truth: uv.Network, rng: np.random.Generator) -> list[np.ndarray]:
+    """Which neurons of each hidden layer some input switches on, near or far: of the others hardly an answer tells."""
     x = rng.standard_normal((DEAD, truth.n)) * rng.choice([1.0, 10.0, 100.0], size=(DEAD, 1))
-    hidden = [int((h != 0).any(axis=0).sum()) for h in (truth.features(x, i) for i in range(len(truth.layers) - 1))]
-    return [*hidden, truth.m]
+    return [(truth.features(x, i) != 0).any(axis=0) for i in range(len(truth.layers) - 1)]
+
+
+def scored(found: uv.Network, truth: uv.Network, seen: list[np.ndarray]) -> tuple[int, bool]:
+    """How many neurons are false, and whether none is, none is twice there and only such lack as no input in `seen`
+    switches on. One that is read although none of these switched it on is there all the same."""
+    if len(found.layers) != len(truth.layers):
+        return 1, False
+    apart = uv.compare(found, truth)
+    lacking = any(on[each.missing].any() for on, each in zip(seen, apart.layers, strict=False))
+    enough = all(on.sum() <= width <= len(on) for on, width in zip(seen, found.widths, strict=False))
+    return apart.false, enough and not lacking and not apart.false
 
 
 def attempt(truth: uv.Network, kind: str, dtype: str, seed: int, limit: float) -> dict[str, Any]:
@@ -183,9 +193,9 @@ def attempt(truth: uv.Network, kind: str, dtype: str, seed: int, limit: float) -
     x = np.random.default_rng([8, seed]).standard_normal((5000, truth.n))
     y = truth(x)
     off = np.abs(found.network(x) - y).max(axis=1) / max(float(y.std()), 1e-300)
-    same = list(found.network.widths) == seen_widths(truth, np.random.default_rng([9, seed]))
+    same = False
     if complete:
-        out["false"] = uv.compare(found.network, truth).false if len(found.network.layers) == len(truth.layers) else 1
+        out["false"], same = scored(found.network, truth, switched_on(truth, np.random.default_rng([9, seed])))
     elif (rows := first_rows(found)) is not None:
         out["false"] = false_rows(rows, truth.layers[0].dense())
     out["whole"] = complete and same and bool(np.quantile(off, 0.99) <= AGREE[dtype])
