@@ -151,10 +151,8 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     """The network along all inputs, from what came out along few; None where derivatives tell nothing of it."""
     few, noise = seen.few, seen.noise
     assert few.network is not None
-    nothing = np.zeros(few.network.layers[0].neurons, dtype=bool)
     ask = Asked(oracle)
-    origin = np.zeros((len(nothing), few.network.n))
-    network = widen(Probe(ask, noise, rng), few.network, seen.directions, nothing, origin)
+    network = widen(Probe(ask, noise, rng), few.network, seen.directions)
     if network is None:
         return None
     doubtful = not _all_read(few)
@@ -227,12 +225,12 @@ def settled_in_units(
     heavy, (first, *behind) = unit.deviation.ravel() * LIGHT > 1, network.layers
     if len(network.layers) < 2 or heavy.all():
         return network, Outcome.check_failed, np.inf, ""
-    every, k = np.eye(unit.n), first.neurons
+    every = np.eye(unit.n)
     directions = Directions(every[:, heavy], every[:, ~heavy])
     layer = first.dense() @ (directions.longer * directions.few), first.bias
     few = Network.from_weights([layer, *((each.dense(), each.bias) for each in behind)])
     probe = Probe(lambda x: unit(unit.nearest(x)), noise, rng)
-    wide = widen(probe, few, directions, np.zeros(k, dtype=bool), np.zeros((k, few.n)))
+    wide = widen(probe, few, directions)
     if wide is None:
         return network, Outcome.check_failed, np.inf, ""
     outcome, seen, why = CriticalPoints().judge(wide, unit, rng=rng)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
@@ -22,12 +22,12 @@ from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.few_directions import MANY, PLENTY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.many_layers import along_all, crowded
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.sharpening import THROUGH, untangled, worst_sharpened
+from unveil.identification.piecewise_linear.sharpening import untangled, worst_sharpened
 from unveil.identification.piecewise_linear.sightings import by_place
 from unveil.identification.piecewise_linear.whole_fit import finish_exact
 from unveil.identification.piecewise_linear.wide_input import widen
@@ -151,12 +151,12 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
     if not setup.exact or number:
         return state
     state = state.with_found(untangled(probe, frame, found))
-    if setup.inputs:
+    if setup.inputs and not _last(state.found):
         return state
-    if setup.log.full:
+    if setup.log.full and not setup.inputs:
         # Answers along the first lines alone do not tell output weights of neurons that these cross side by side.
         setup.log.ask_all_over(ALL_OVER * (len(found) + 1), probe.rng)
-    return state.with_found(worst_sharpened(probe, frame, state.found))
+    return state.with_found(worst_sharpened(probe, frame, state.found, few=bool(setup.inputs)))
 
 
 def _last(found: LayerFound) -> bool:
@@ -207,9 +207,6 @@ def lines_to(setup: Setup, frame: Frame, wrong: Float[np.ndarray, "W n"]) -> lis
     return line_search(setup.probe.ask, base, wrong - base, 0.0, 1.0, setup.probe.noise, setup.probe.rng)
 
 
-# With one output and with several: rows that came out badly along a few directions are measured again, for this share
-# of the first layer's queries at most.
-AGAIN = (0.015, 0.1)
 POOL = 2000  # points that the last digits must suit
 # So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
 BENDS, NARROWEST = 96, 32
@@ -293,8 +290,7 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
         whole = along_all(setup.probe, directions, (rows, bias), many, lift)
         wide, read = None if whole is None else Network.from_weights([whole, *behind]), len(along.layers)
     else:
-        again, seen = _doubtful(few, first.straight, setup.oracle.n)
-        wide = widen(setup.probe, few, directions, again, seen)
+        wide = widen(setup.probe, few, directions)
     if not wide:
         return ended if along.spent else None
     wrong = along.wrong @ (directions.longer * directions.few.T) if len(along.wrong) else np.empty((0, wide.n))
@@ -327,16 +323,3 @@ def _none_twice(setup: Setup, network: Network) -> Network:
         setup.fine,
         lambda trial: finish(log, trial, size, pool, rng),
     )
-
-
-def _doubtful(network: Network, planes: Hyperplanes, n: int) -> tuple[Bool[np.ndarray, " k"], Float[np.ndarray, "k p"]]:
-    """The rows of a network with one hidden layer that came out worst, and a point on the hyperplane of each row."""
-    k, p = planes.rows.shape
-    again, seen = np.zeros(network.layers[0].neurons, dtype=bool), np.zeros((network.layers[0].neurons, p))
-    if len(network.layers) == 2:
-        many = network.m > 1
-        seen[:k] = planes.at
-        most = network.m * max(1, int(AGAIN[many] * n * k / (network.m * p)))
-        worst = np.argsort(-planes.error)[:most]
-        again[worst] = planes.error[worst] > THROUGH[many][1]
-    return again, seen

@@ -75,16 +75,14 @@ def _inverses(
 def stations(
     network: Network,
     moves: Float[np.ndarray, "k k"],
-    again: Bool[np.ndarray, " k"],
     left: Int[np.ndarray, " l"],
     rng: np.random.Generator,
 ) -> list[SparsePlace] | None:
     """Places that tell some neurons of the first layer once, no more of them than outputs at each.
 
     No other one is active there, but where what an active one sends on would not get through: then some that were told
-    before are. `moves`: see `parallel`. `again`: neurons that had better be active at the same places. `left`: those
-    that are to be told; of parallel ones only the first is. None if what the neurons see cannot be chosen freely along
-    these directions.
+    before are. `moves`: see `parallel`. `left`: those that are to be told; of parallel ones only the first is. None if
+    what the neurons see cannot be chosen freely along these directions.
     """
     layer, m = network.layers[0], network.m
     k, size = layer.neurons, np.linalg.norm(layer.dense(), axis=1)
@@ -104,13 +102,12 @@ def stations(
     while len(left):
         most = min(m, -(-len(left) // max(1, count - len(out))))
         told, alone = -1.0, True
-        done = np.zeros(0, dtype=int) if again.any() else np.setdiff1d(np.arange(k), left)
+        done = np.setdiff1d(np.arange(k), left)
         while told < APART and (told < 0 or most > 1 or (alone and len(done))):
             alone = told < 0 or most > 1
             most -= told >= 0 and alone
             drawn = [(rng.permutation(left), rng.uniform(*AWAY, k)) for _ in range(tries)]
-            last = ~again + 2 * bound
-            active = np.sort([order[np.argsort(last[order], kind="stable")][:most] for order, _ in drawn], axis=1)
+            active = np.sort([order[np.argsort(bound[order], kind="stable")][:most] for order, _ in drawn], axis=1)
             sign = np.full((tries, k), -1.0)
             if not alone:
                 sign[:, done] = rng.choice([-1.0, 1.0], size=(tries, len(done)))
@@ -199,40 +196,35 @@ def _passed_on(
     return np.asarray(_onward(network.layers[-1], J, which[None])[0])
 
 
-def widen(
-    probe: Probe,
-    network: Network,
-    directions: Directions,
-    again: Bool[np.ndarray, " k"],
-    seen: Float[np.ndarray, "k p"],
-) -> Network | None:
+def widen(probe: Probe, network: Network, directions: Directions) -> Network | None:
     """The network on all inputs; None where derivatives could not be measured, at other places either.
 
-    `again`: rows that are measured again along the few directions, too; `seen`: a point of each of their hyperplanes,
-    in coordinates. Queries: `n - p + 5` per place, p more where a row is measured again; one more per neuron active
-    there, two behind one hidden layer with several outputs; the same for neurons that are told elsewhere, too, `PLACES`
-    times at most.
+    Queries: `n - p + 5` per place; one more per neuron active there, two behind one hidden layer with several outputs;
+    the same for neurons that are told elsewhere, too, `PLACES` times at most.
     """
     layer, last = network.layers[0], len(network.layers) == 2
     lift = directions.longer * directions.few.T
-    rows, bias = layer.dense().copy(), layer.bias.copy()
+    rows, bias = layer.dense(), layer.bias
     beyond = np.zeros((len(rows), directions.others.shape[1]))
     told: list[tuple[SparsePlace, np.ndarray, np.ndarray]] = []
     moves = parallel(rows)
     left = every = np.unique(np.abs(moves).argmax(axis=1))
     size, doubt = np.linalg.norm(rows, axis=1), np.full(len(rows), np.inf)
     for _ in range(PLACES):
-        where = stations(network, moves, again, left, probe.rng)
+        where = stations(network, moves, left, probe.rng)
         if where is None:
             return None
         x = np.array([each.s for each in where]) @ lift
         value = probe.ask(x)
         # A fit tells them less well here, where all other neurons are off, than where inputs usually are.
         shares = _shares(probe, where, x, value, lift, last)
-        slopes, errors = _slopes(probe, directions, where, again, x, value)
+        radius = np.array([each.radius for each in where])
+        slopes, errors = derivatives(probe, across(directions.others), x, radius, value)
         for each, share, y, J, error in zip(where, shares, value, slopes, errors, strict=True):
             active, beside = each.active, each.beside
-            if J is None or not np.isfinite(doubt[beside]).all():
+            # Where the answers of many layers are rounded more than elsewhere, or a neuron switches next to a place,
+            # there is no derivative to be had.
+            if not np.isfinite(error) or not np.isfinite(doubt[beside]).all():
                 continue
             if len(beside):
                 passed = _passed_on(network, each.s, beside, moves) if last else share[:, len(active) :]
@@ -242,11 +234,7 @@ def widen(
             about = error / max(float(np.linalg.svd(share, compute_uv=False)[-1]), 1e-300) / size[active]
             if about.max() >= doubt[active].max():
                 continue
-            found = np.linalg.lstsq(share, J, rcond=None)[0]
-            beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
-            if again[active].any():
-                rows[active] = found[:, : rows.shape[1]] * directions.longer
-                bias[active] = -np.einsum("kp,kp->k", rows[active], seen[active])
+            beyond[active] = np.linalg.lstsq(share, J, rcond=None)[0]
             told.append((each, share, y))
             doubt[active] = about
         left = every[np.isinf(doubt[every])]
@@ -273,36 +261,6 @@ def _outer(
         outer[:, each.active] = share
     h = np.maximum(np.array([each.s for each, _, _ in told]) @ rows.T + bias, 0)
     return outer, np.median(np.array([y for _, _, y in told]) - h @ outer.T, axis=0)
-
-
-def _slopes(
-    probe: Probe,
-    directions: Directions,
-    where: list[SparsePlace],
-    again: Bool[np.ndarray, " k"],
-    x: Float[np.ndarray, "P n"],
-    value: Float[np.ndarray, "P m"],
-) -> tuple[list[np.ndarray | None], Float[np.ndarray, " P"]]:
-    """Derivatives at these places along the other directions, along all where a row is measured again, and their
-    errors; None: not met.
-
-    Where the answers of many layers are rounded more than elsewhere, or a neuron switches next to a place, there is no
-    derivative to be had.
-    """
-    out: list[np.ndarray | None] = [None] * len(where)
-    errors = np.full(len(where), np.inf)
-    full = np.array([again[each.active].any() for each in where])
-    for every in (False, True):
-        these = np.flatnonzero(full == every)
-        if not len(these):
-            continue
-        span = np.concatenate([directions.few.T, directions.others.T]).T if every else directions.others
-        radius = np.array([where[i].radius for i in these])
-        slope, error = derivatives(probe, across(span), x[these], radius, value[these])
-        errors[these] = error
-        for i, J, known in zip(these.tolist(), slope, np.isfinite(error), strict=True):
-            out[i] = J if known else None
-    return out, errors
 
 
 def _shares(
