@@ -5,7 +5,7 @@
     python benchmarks/gate.py --only relu --against before.json
     python benchmarks/gate.py --kernel Prescott            under another BLAS kernel, in a process of its own
     python benchmarks/gate.py --victims FOLDER             also trained networks: .npz of arrays w0, b0, w1, b1, ...
-    UNVEIL_VICTIMS=FOLDER python benchmarks/gate.py --only published    of these the row of many layers alone
+    UNVEIL_VICTIMS=FOLDER python benchmarks/gate.py --only published    of these the row of three hidden layers alone
 
 Last bits of all answers are flipped at random, which is what another processor does (`tests.helpers.flipped`): each
 seed is another network on another processor. A network is read whole where the outcome is complete, every neuron that
@@ -62,8 +62,8 @@ NETWORKS = {
     "sin float64": ("7-5-1",),
     "arctan float64": ("20-20-4-1",),
 }
-# Published ones in the folder that UNVEIL_VICTIMS names, as of `--victims`: random networks so small and deep are not
-# read whole. Each takes half a minute, so that so many seeds are enough.
+# Published ones in the folder that UNVEIL_VICTIMS names, as of `--victims`. Each takes half a minute, so that so many
+# seeds are enough.
 PUBLISHED, HEAVY = {"neurips25_mnist784_16x3_1": "float64"}, 10
 SMALL = ("20-10-1", "100-20-10", "10-10-10-1", "30-16-8-3", "7-5-1", "8-8-3-1")
 

@@ -13,12 +13,12 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.piecewise_linear.derivative_sums import Sums, runs
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates, told_twice
 from unveil.identification.piecewise_linear.layer_choice import Here
 from unveil.identification.piecewise_linear.layer_step import ManyLayers
-from unveil.identification.piecewise_linear.many_layers import crowded, without_dependent
+from unveil.identification.piecewise_linear.many_layers import crowded
 from unveil.identification.piecewise_linear.missed_in_layers import SHUT, with_missed
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import Moves
@@ -240,28 +240,6 @@ def test_a_weight_counts_where_critical_points_of_two_lines_tell_the_same() -> N
     # The third is another weight; the fourth lies on the first one's line, and agrees with the second.
     assert told_twice(unknown, weight, line, agree).tolist() == [True, True, False, True, False, False]
     assert not told_twice(unknown, weight, np.full(6, 4), agree).any()
-
-
-def test_a_hyperplane_parallel_to_a_neuron_s_that_bends_on_both_sides_is_none_of_the_layer() -> None:
-    rng = np.random.default_rng(0)
-    frame = Frame.of_input(3, None)
-    rows = np.eye(3)[[0, 1, 0]]
-    bias = np.array([0.0, 0.1, -0.7])  # the third: a deeper neuron where the first one alone is active
-    at = rng.standard_normal((200, 3))
-    first, second = at[:, 0] > 0, at[:, 1] + 0.1 > 0
-    slope = np.zeros((200, 1, 3))
-    slope[:, 0, 0] = first * (1 + (at[:, 0] > 0.7))
-    slope[:, 0, 1] = second
-    planes = Hyperplanes(rows, bias, np.ones((3, 1)), np.full(3, 1e-9), np.zeros((3, 3)))
-    found = LayerFound.nothing(frame, 1).with_straight(planes)
-    found = replace(found, at=at, slope=slope, blur=np.zeros(200))
-    oracle = uv.as_oracle(lambda x: x[:, 0], shape=3)
-    state = Reading(frame, found, Asked(oracle), layer=(rows, bias))
-    kept = without_dependent(state)
-    assert kept.layer is not None
-    assert np.allclose(kept.layer[1], [0.0, 0.1])
-    assert len(kept.found) == 2
-    assert not crowded(kept.found)
 
 
 def test_signs_of_more_neurons_than_coordinates_are_not_told_by_chance() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations
-from math import comb
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +31,6 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import worst_sharpened
 from unveil.identification.piecewise_linear.sightings import Sightings, among_values
-from unveil.identification.piecewise_linear.sign_recovery import DEPENDENT, by_share, dependent
 from unveil.whitebox.network import Network
 
 # Lines before any layer is read, and for each neuron of the first one more; rounds for each layer.
@@ -178,9 +175,6 @@ def fresh_answers(asked: Asked) -> Asked:
 
 
 CROWDED = 4.5  # breakpoints per line and neuron of the first layer from which on deeper ones are many
-# One minus the cosine of rows that are parallel, and how much less of a row's share lies beyond a better hyperplane.
-PARALLEL, MUCH_LESS = 1e-7, 1e-3
-MOST_SETS = 500  # sets of rows that depend on others which are tried out, at most
 TRIES, TOLD = 4, 1e-4  # times that places are looked for, and singular values from which on derivatives tell rows apart
 CLEAR = 1e7  # derivatives so many times as large as their errors are good enough for that
 
@@ -197,7 +191,7 @@ def behind_crowded(setup: Setup, state: Reading) -> Iterator[Reading]:
     `read_many_layers`.
     """
     found = worst_sharpened(setup.probe, state.frame, state.found, few=True)
-    state = with_nearest_to_zero(without_dependent(close(setup, state.with_found(found))))
+    state = close(setup, state.with_found(found))
     layer, found = state.layer, state.found
     assert layer is not None
     probe = among_values(setup.probe, state.frame, layer)
@@ -221,68 +215,6 @@ def behind_crowded(setup: Setup, state: Reading) -> Iterator[Reading]:
     if now.network is None:
         text = f"It ended behind layer {len(now.layers)}: derivatives do not tell the next one whole, or its signs."
         yield replace(now, why=(*now.why, text))
-
-
-def without_dependent(state: Reading) -> Reading:
-    """Without rows that are sums of others': hyperplanes of deeper neurons, met where few of the first are active.
-
-    Of rows that depend on each other those are left out without which every other one has no share in a derivative on
-    one of its sides, as a neuron of the first layer has; what is no such neuron's has one on both.
-    """
-    found, layer = state.found, state.layer
-    assert layer is not None
-    rows, bias = layer
-    involved = np.flatnonzero(dependent(rows).any(axis=1))
-    spare = len(rows) - int(np.linalg.matrix_rank(rows, tol=DEPENDENT))
-    if not spare or not len(found.at) or comb(len(involved), spare) > MOST_SETS:
-        return state
-    z = state.frame.values(found.at) @ rows.T + bias
-    best: tuple[float, np.ndarray, np.ndarray] | None = None
-    for out in combinations(involved.tolist(), spare):
-        keep = ~np.isin(np.arange(len(rows)), out)
-        if np.linalg.matrix_rank(rows[keep], tol=DEPENDENT) < keep.sum():
-            continue
-        side, doubt = by_share(rows[keep], z[:, keep], found.slope, found.unsure)
-        if best is None or doubt.sum() < best[0]:
-            best = float(doubt.sum()), keep, side
-    if best is None:
-        return state
-    _, keep, side = best
-    state = replace(state, layer=(rows[keep] * side[:, None], bias[keep] * side))
-    return state.with_found(found.keep(keep)).counted()
-
-
-def with_nearest_to_zero(state: Reading) -> Reading:
-    """With each row's hyperplane replaced by a parallel one that lines met, where that is more the row's own.
-
-    Where one neuron of the first layer is active alone deeper ones are parallel to it. On one side of its own its row
-    has no share in any derivative.
-    """
-    found, layer, bent = state.found, state.layer, state.found.bent
-    assert layer is not None
-    rows, bias = layer[0].copy(), layer[1].copy()
-    if not len(found.at) or not len(bent):
-        return state
-    share = np.abs(found.slope @ np.linalg.pinv(rows)).max(axis=1)
-    values, there = state.frame.values(found.at) @ rows.T, state.frame.values(bent.at)
-    planes = found.straight
-
-    def both(i: int, b: float) -> tuple[float, float]:
-        """The largest share on the side where it is smaller, beside the other; and which side is active."""
-        up, down = (share[(values[:, i] + b) * s > 0, i].max(initial=0.0) for s in (1.0, -1.0))
-        return min(up, down) / max(up, down, 1e-300), 1.0 if up >= down else -1.0
-
-    for i in range(len(rows)):
-        parallel = np.flatnonzero(np.abs(bent.rows @ rows[i]) > 1 - PARALLEL)
-        told = [both(i, bias[i]), *(both(i, -float(there[j] @ rows[i])) for j in parallel)]
-        best = int(np.argmin([each[0] for each in told]))
-        if not best or told[best][0] > MUCH_LESS * told[0][0]:
-            continue
-        one = bent[parallel[best - 1 : best]]
-        bias[i] = -float(there[parallel[best - 1]] @ rows[i])
-        rows[i], bias[i] = told[best][1] * rows[i], told[best][1] * bias[i]
-        planes = planes.replaced({i: replace(one, rows=rows[i : i + 1], bias=bias[i : i + 1])})
-    return replace(state.with_found(replace(found, straight=planes)), layer=(rows, bias))
 
 
 def along_all(
