@@ -14,7 +14,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
-from unveil.identification.piecewise_linear.deeper_layers import _nearer, close
+from unveil.identification.piecewise_linear.deeper_layers import close
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
@@ -363,24 +363,3 @@ def test_many_inputs_are_read_along_a_few_directions_first() -> None:
     assert last.directions == states[0].directions < 66
     few = Begun(1, (6, 5, 1))
     assert all(state.directions == 0 for state in read_inputs(few.setup, few.frame))
-
-
-def test_a_neuron_followed_far_out_is_met_again_nearby_and_told_better_there() -> None:
-    met = []
-    for seed in SEEDS:
-        begun = Begun(seed, (12, 8, 5, 1))
-        (W, b), (V, c), *_ = begun.weights
-        row = V[0] * np.linalg.norm(W, axis=1)
-        size = float(np.linalg.norm(row))
-        vague = row / size + 1e-7 * begun.rng.standard_normal(8)
-        neuron = Neuron.given(vague, float(c[0]) / size + 1e-6, 1e-7)
-        seen = _nearer(begun.setup, begun.deeper(), neuron)
-        if seen is None:
-            continue
-        assert np.linalg.norm(seen.x) < 10 * begun.probe.noise.size
-        h = np.maximum(W @ seen.x + b, 0)
-        met.append(bool(abs(V[0] @ h + c[0]) < 1e-10))
-        normal = W.T @ ((h > 0) * V[0])
-        if met[-1]:
-            assert abs(normal @ seen.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-9)
-    assert sum(met) >= 3

@@ -9,16 +9,15 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.breakpoints import line_search
 from unveil.identification.fitting.design import finish
-from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain, in_proportion
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along, measure_normals
-from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, refuting
+from unveil.identification.fitting.output_layer import Asked, Unsigned, ending, explain, in_proportion
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along
+from unveil.identification.piecewise_linear.deeper_state import Deeper, refuting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_from_points import ANYWAY, HALF, ROUGH, merge_points
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.partial_network import alike, local
+from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.weight_completion import (
     REACH,
@@ -39,15 +38,11 @@ AT_ONCE = 6  # places where one unknown weight is looked for at once
 SHARE = 0.5  # where more are unknown, this share of them
 # Lines on which these are looked for: random ones, and for each critical point of a neuron; how many of these points.
 ANYWHERE, BESIDE, POINTS = 150, 8, 4
-BARELY, LEAST = 8, 1e-4  # those for each value of which weights are unknown, and how small it is there at least
 # Of points that are not explained so many nearest ones may be the next; of those explained as many, more when barren.
 BAD, GOOD, MORE = 30, 3, 10
 # So many critical points that begin no neuron are one's that shows too little of itself where it was met; how far lines
 # across its hyperplane next to them look, in units of the input there.
 SEVERAL, NEXT = 3, 0.1
-# A neuron followed from further out than so many typical inputs is followed again from nearby: out of so many points
-# there two on either side of its hyperplane, halved so often; how near the breakpoint must be, as a share of a step.
-FAR, NEARBY, HALVINGS, HIT = 20.0, 300, 50, 0.01
 
 
 def read_deeper(setup: Setup, state: Deeper, most_lines: int) -> Iterator[Deeper]:
@@ -96,9 +91,6 @@ def _followed(setup: Setup, state: Deeper) -> Deeper | None:
             continue
         examined |= {seen}
         neuron = _follow(setup, state, seen)
-        if neuron is not None and np.linalg.norm(seen.x) > FAR * setup.probe.noise.size:
-            near = _nearer(setup, state, neuron)
-            neuron = (_follow(setup, state, near) if near else None) or neuron
         if neuron is not None:
             old = state.candidates
             candidates = replace(old.with_given([neuron]), proven=old.proven | {neuron.key})
@@ -114,32 +106,6 @@ def _follow(setup: Setup, state: Deeper, seen: CriticalPoint) -> Neuron | None:
     return None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
 
 
-def _nearer(setup: Setup, state: Deeper, neuron: Neuron) -> CriticalPoint | None:
-    """A critical point of a neuron that was followed far out, where inputs are usual: there it is told better. Queries:
-    those of a line search and of `measure_normals`."""
-    layers, probe = state.layers, setup.probe
-    for scale in SCALES:
-        x = state.points.out(NEARBY, scale)
-        z = after(layers, x) @ neuron.weights + neuron.bias
-        if not (z > 0).any() or not (z <= 0).any():
-            continue
-        up, down = x[z > 0][0], x[z <= 0][0]
-        for _ in range(HALVINGS):
-            middle = (up + down) / 2
-            over = after(layers, middle[None])[0] @ neuron.weights + neuron.bias > 0
-            up, down = (middle, down) if over else (up, middle)
-        normal = local(layers, up)[1].T @ neuron.weights
-        step = NEXT * probe.noise.size / max(float(np.linalg.norm(normal)), 1e-300) * normal
-        (line,) = line_search(probe.ask, up[None], step[None], -1.0, 1.0, probe.noise, probe.rng)
-        if not len(line.t) or np.abs(line.t).min() > HIT:
-            continue
-        p = int(np.abs(line.t).argmin())
-        seen = measure_normals(probe, layers, line, np.array([p])).points
-        if seen:
-            return seen[0]
-    return None
-
-
 def _completed(setup: Setup, state: Deeper, most: int) -> Deeper | None:
     """With unknown weights looked for where they have just begun to matter; None if there is nowhere to look."""
     candidates, layers, rng = state.candidates, state.layers, setup.probe.rng
@@ -150,8 +116,6 @@ def _completed(setup: Setup, state: Deeper, most: int) -> Deeper | None:
     direction = rng.standard_normal(base.shape)
     unknown = [i for n in neurons if not n.known.all() for i in n.members[:POINTS] for _ in range(BESIDE)]
     beside = [_beside(setup, state, i) for i in unknown]
-    few = np.flatnonzero(~np.all([n.known for n in neurons], axis=0))
-    beside += [_barely(setup, state, int(j)) for j in np.repeat(few, BARELY)]
     base = np.concatenate([base, *(b[None] for b, _ in beside)])
     direction = np.concatenate([direction, *(d[None] for _, d in beside)])
     base, direction = _legal(state.frame, base, direction)
@@ -200,20 +164,6 @@ def _beside(setup: Setup, state: Deeper, i: int) -> tuple[Float[np.ndarray, " n"
     t = along(state.layers, seen.x, v, 0.0, 10.0)[0]
     piece = min(int(rng.integers(1, 4)), len(t) - 2)
     return seen.x + (t[piece] + t[piece + 1]) / 2 * v, normal
-
-
-def _barely(setup: Setup, state: Deeper, j: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """A line along which one value of the last layer read stays as it is, hardly more than zero. Where neurons are
-    parallel, it is active without the others nowhere else."""
-    (*before, (W, b)), rng = state.layers, setup.probe.rng
-    x = state.points.usual(1)[0]
-    h, J = local(before, x)
-    normal, z = W[j] @ J, float(W[j] @ h + b[j])
-    # Where nothing it sums up is active nothing moves it, and any line is as good.
-    size = max(float(np.linalg.norm(normal)), 1e-100)
-    least = np.exp(rng.uniform(np.log(LEAST), 0)) * float(np.linalg.norm(W[j]))
-    v = rng.standard_normal(len(x))
-    return x + normal * (least - z) / size**2, v - normal * (normal @ v) / size**2
 
 
 def _another_line(setup: Setup, state: Deeper) -> Deeper:

@@ -92,7 +92,7 @@ def stations(
         return None
     place, step = inverses
     # The others see what these say.
-    bound = ~place.any(axis=0)
+    bound = np.asarray(~place.any(axis=0))
     if bound.any() and len(network.layers) == 2:
         return None
     # With one output and one hidden layer all places with the same neurons active are as good.
