@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.domain import Within
 from unveil.blackbox.oracle import Oracle
@@ -18,11 +18,16 @@ SHARES, SHARES_DEEP = (0.4, 0.3, 0.15), (0.3, 0.2, 0.15)
 # Of those further out, and of the unusual ones without a box, so many lie furthest out: neurons that are rare nearer by
 # are on there up to ten times as often, and hardly any less often.
 FURTHEST = 0.75
-# Points from which the most unusual ones are climbed to, of one hidden layer and of several; steps of the way.
-POOL, POOL_DEEP, CLIMB = 1000, 8000, 30
+# Points from which the most unusual ones are climbed to, of one hidden layer and of several; steps of the way, and what
+# the next one is of a step that led up, or did not.
+POOL, POOL_DEEP, CLIMB, STRIDE = 1000, 8000, 60, (1.2, 0.9)
 # At these one feature is to be large: alone at half of them; at the others beside a second one as often as not, and the
 # rest may be active by as little as this weighs against them.
 LIGHTEST = 0.05
+# Neurons that could be behind a layer, of which rare ones are looked for: so many are drawn, as long as that takes no
+# more products than this; rare are those on, or off, at so few of so many points; no more than the rarest are taken.
+RANDOM, MOST_WORK, RAREST, DRAWN_FROM, SUPPOSED = 6000, 200_000_000, 4, 2000, 300
+MET = 4.0  # how much less one of them counts with each point that met it
 # Where two hyperplanes of a first layer cross so far out one of them may bend, seen nowhere nearer: between so many
 # usual lengths, and at so many of the points at most, which are taken from usual ones and from those furthest out.
 CROSSING, CROSSINGS = (3.0, 100.0), 0.2
@@ -52,30 +57,29 @@ def switching(
 
 def unusual(
     network: Network,
-    depth: int,
     x: Float[np.ndarray, "pool n"],
+    weights: Float[np.ndarray, "count k"],
     most: Float[np.ndarray, " count"],
     rng: np.random.Generator,
     within: Within | None,
 ) -> Float[np.ndarray, "count n"]:
-    """Points where `mixtures` of the features of layer `depth` are largest: a rare neuron behind it is on there.
+    """Points where mixtures of the features of a layer are largest: a rare neuron behind it is on there.
 
-    `depth`: which layer's, from 0. `x`: points to start from; without a box at all lengths, as another part of a layer
-    is active further out. `most`: without a box, how long each of the points may be. `within`: the legal box, if any.
+    `network`: as far as that layer. `x`: points to start from; without a box at all lengths, as another part of a layer
+    is active further out. `weights`: of the features in each mixture. `most`: without a box, how long each of the
+    points may be. `within`: the legal box, if any.
     """
-    count = len(most)
-    if not count:
+    if not len(most):
         return x[:0]
-    weights = mixtures(count, network.layers[depth].neurons, rng)
-    features = network.features(x, depth)
+    features = network.features(x)
     if within is None:
-        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
+        features = _alike(features)
     x = x[(features @ weights.T).argmax(axis=0)]
     if within is None:
         x = x * np.minimum(1, most / np.maximum(np.linalg.norm(x, axis=1), 1e-300))[:, None]
     first = network.layers[0]
     if within is not None or first.neurons >= network.n:
-        return _climbed(network, depth, x, weights, most, within)
+        return _climbed(network, x, weights, most, rng, within)
     # Only what the first layer sees of a point counts on the way, and its length: so many coordinates, not n.
     q = np.linalg.qr(first.dense().T)[0]
     seen = x @ q
@@ -83,36 +87,42 @@ def unusual(
     size = np.linalg.norm(rest, axis=1, keepdims=True)
     rows = np.concatenate([first.dense() @ q, np.zeros((first.neurons, 1))], axis=1)
     narrow = Network((Layer(rows, first.bias, first.activation), *network.layers[1:]))
-    y = _climbed(narrow, depth, np.concatenate([seen, size], axis=1), weights, most, None)
+    y = _climbed(narrow, np.concatenate([seen, size], axis=1), weights, most, rng, None)
     return np.asarray(y[:, :-1] @ q.T + rest * (y[:, -1:] / np.maximum(size, 1e-300)))
 
 
 def _climbed(
     network: Network,
-    depth: int,
     x: Float[np.ndarray, "count n"],
     weights: Float[np.ndarray, "count k"],
     most: Float[np.ndarray, " count"],
+    rng: np.random.Generator,
     within: Within | None,
 ) -> Float[np.ndarray, "count n"]:
     """The points `x` moved by `CLIMB` steps to where their mixtures of features are larger. `weights`: of each point's
-    mixture. Others: as of `unusual`."""
+    mixture. Others: as of `unusual`.
+
+    A mixture is largest where features that weigh against it just end, at edges that a gradient leads away from: it is
+    taken a step aside, so that both sides of an edge are seen in turn.
+    """
+    depth, first = len(network.layers) - 1, network.layers[0].dense()
     layer, activation = network.layers[depth], network.layers[depth].activation
-    step, sums = most / 6, network.preactivations(x, depth)
-    best = np.einsum("ck,ck->c", activation.value(sums[-1]), weights)
+    x, step = x.copy(), most / 6
+    best = np.einsum("ck,ck->c", network.features(x), weights)
     for _ in range(CLIMB):
+        aside = rng.standard_normal((len(x), len(first))) @ first
+        at = x + step[:, None] * aside / np.maximum(np.linalg.norm(aside, axis=1, keepdims=True), 1e-300)
+        sums = network.preactivations(at)
         up = gradients(network, depth, (weights * activation.slope(sums[-1])) @ layer.dense(), sums)
-        y = x + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
+        y = at + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
         if within is None:
             y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None]
         else:
             y = np.clip(y, *within)
-        there = network.preactivations(y, depth)
-        reached = np.einsum("ck,ck->c", activation.value(there[-1]), weights)
+        reached = np.einsum("ck,ck->c", network.features(y), weights)
         better = reached > best
-        for held, new in zip((x, best, *sums), (y, reached, *there), strict=True):
-            held[better] = new[better]
-        step *= np.where(better, 1.2, 0.5)
+        x[better], best[better] = y[better], reached[better]
+        step *= np.where(better, *STRIDE)
     return x
 
 
@@ -126,6 +136,9 @@ def unusual_everywhere(
 ) -> Float[np.ndarray, "count n"]:
     """Points where a neuron that is missing behind one of the hidden layers is on: `unusual` ones of all but the last.
 
+    Of those where `mixtures` and rare neurons that could be there (`supposed`) are largest the ones are taken that
+    together meet most of the supposed ones: of random neurons that one far input in ten thousand switches they miss a
+    tenth of those that as many mixtures miss. Behind a single layer, which is read in a moment, mixtures are all.
     What the last layer's neurons are mixed into is the output, which is no neuron that could have been missed. The
     deeper a layer the rarer a neuron behind it can be, and the more points are its own. `pool`: inputs as a user would
     draw them; `scales`: how far out points lie without a box, in usual lengths, most of them as far as the second one.
@@ -135,13 +148,54 @@ def unusual_everywhere(
         pool = pool * rng.choice([1.0, *scales], size=(len(pool), 1))
     behind = np.arange(1, max(2, len(network.layers) - 1))
     counts = np.diff(np.round(count * np.cumsum([0, *behind]) / behind.sum()).astype(int))
-    furthest = (FURTHEST * counts).astype(int)
-    return np.concatenate(
-        [
-            unusual(network, depth, pool, size * np.repeat(scales, (each - far, far)), rng, within)
-            for depth, (each, far) in enumerate(zip(counts, furthest, strict=True))
-        ]
-    )
+    found = [pool[:0]]
+    for depth, each in enumerate(counts):
+        layer = network.up_to(depth)
+        rows, bias = np.empty((0, layer.layers[-1].neurons)), np.empty(0)
+        if len(network.layers) > 2:
+            rows, bias = supposed(layer.features(pool[:DRAWN_FROM]), network.layers[depth + 1], rng)
+        weights = np.concatenate([mixtures(each, rows.shape[1], rng), rows])
+        most = size * rng.choice(scales, size=len(weights), p=(1 - FURTHEST, FURTHEST))
+        x = unusual(layer, pool, weights, most, rng, within)
+        found.append(x[covering(layer.features(x) @ rows.T + bias > 0, each)])
+    return np.concatenate(found)
+
+
+def supposed(
+    features: Float[np.ndarray, "N k"], behind: Layer, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "rare k"], Float[np.ndarray, " rare"]]:
+    """Weights and biases of neurons that could be behind a layer, and are hardly ever on, or off: of `RANDOM` ones at
+    random those that at most `RAREST` of the points switch, up to `SUPPOSED`. `features`: of the layer, at points near
+    and far. `behind`: the next one as far as it is known, whose neurons have biases like theirs."""
+    count = min(RANDOM, MOST_WORK // max(features.size, 1))
+    rows = rng.standard_normal((count, behind.inputs))
+    usual = behind.bias / np.maximum(np.linalg.norm(behind.dense(), axis=1), 1e-300)
+    bias = rng.choice(usual, count) * rng.choice([-1.0, 1.0], count) * np.linalg.norm(rows, axis=1)
+    for some in (features[::10], features):  # most of them switch at many
+        on = (some @ rows.T + bias > 0).sum(axis=0)
+        side = np.where(on > len(some) / 2, -1.0, 1.0)
+        often = np.minimum(on, len(some) - on)
+        rare = np.argsort(often, kind="stable")
+        rare = rare[often[rare] <= RAREST]
+        rows, bias = (side[:, None] * rows)[rare], (side * bias)[rare]
+    return rows[:SUPPOSED], bias[:SUPPOSED]
+
+
+def covering(on: Bool[np.ndarray, "N neurons"], count: int) -> Int[np.ndarray, " count"]:
+    """Which points together meet most neurons, one after another: a neuron counts `MET` times less with each point that
+    met it, so that none is left out where there are points enough. `on`: where each is on; more points than `count`."""
+    worth, free = np.ones(on.shape[1]), np.ones(len(on), dtype=bool)
+    chosen = np.empty(count, dtype=int)
+    for i in range(count):
+        chosen[i] = np.where(free, on @ worth, -1.0).argmax()
+        free[chosen[i]] = False
+        worth[on[chosen[i]]] /= MET
+    return chosen
+
+
+def _alike(features: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N k"]:
+    """Those of each point in units of their length."""
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300))
 
 
 def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "count k"]:
