@@ -19,7 +19,7 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import grouped, normals
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.sharpening import MANY, SHORTEST, sharpened, untangled
+from unveil.identification.piecewise_linear.sharpening import MANY, SHORTEST, met_nearer, sharpened
 
 PRECISIONS = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
@@ -265,24 +265,6 @@ def test_hyperplanes_met_far_away_are_straight_all_the_same(rng: np.random.Gener
     assert_rate(straight.tolist(), 0.85, "straight")
 
 
-def test_what_rows_have_of_those_met_beside_them_is_taken_out_of_them(rng: np.random.Generator) -> None:
-    weights, probe = asking((210, 12, 2), np.float64, rng)
-    frame = Frame.of_input(210, None)
-    right = true_planes(weights, frame, rng.standard_normal((12, 210)), 1e-13, rng)
-    # As on a line along which 0 to 3 and 6 to 9 are met beside each other; the first four have vague jumps.
-    at = right.at + np.repeat([0.0, 50.0, 100.0], 4)[:, None]
-    mixed = right.rows.copy()
-    mixed[:4] += 1e-6 * rng.standard_normal((4, 4)) @ right.rows[:4]
-    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    error = np.append(np.full(4, 3e-6), np.full(8, 1e-13))
-    planes = Hyperplanes(mixed, -np.einsum("kd,kd->k", mixed, right.at), right.jump, error, at)
-    found = LayerFound.nothing(frame, 2).with_straight(planes)
-    again = untangled(probe, frame, found).straight
-    off = np.linalg.norm(again.rows - right.rows, axis=1)
-    assert np.linalg.norm(mixed - right.rows, axis=1)[:4].min() > 3e-7
-    assert_rate(list((off[:4] < 1e-8) & (off[:4] <= 6 * again.error[:4])), 0.75, "untangled")
-
-
 @PRECISIONS
 def test_a_neuron_left_out_is_missed_and_a_whole_layer_is_not(dtype: type, rng: np.random.Generator) -> None:
     noticed: list[bool] = []
@@ -358,7 +340,7 @@ def test_a_hyperplane_met_far_away_is_met_again_where_no_deeper_neuron_switches_
     far = Hyperplanes.through(frame, at, row, np.ones((1, 1)), np.full(1, 1e-9))
     far = replace(far, bias=far.bias + 1e-6)
     near = Hyperplanes.through(frame, np.zeros((3, n)), np.concatenate(others), np.ones((3, 1)), np.full(3, 1e-9))
-    again = untangled(probe, frame, LayerFound.nothing(frame, 1).with_straight(far).with_straight(near))
+    again = met_nearer(probe, frame, LayerFound.nothing(frame, 1).with_straight(far).with_straight(near))
     assert abs(again.straight.bias[0]) < (2e-6 if beside < SHORTEST else 1e-9)
 
 

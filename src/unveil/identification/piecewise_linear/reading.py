@@ -27,7 +27,7 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.many_layers import along_all, crowded
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.sharpening import untangled, worst_sharpened
+from unveil.identification.piecewise_linear.sharpening import met_nearer, worst_sharpened
 from unveil.identification.piecewise_linear.sightings import by_place
 from unveil.identification.piecewise_linear.whole_fit import finish_exact
 from unveil.identification.piecewise_linear.wide_input import widen
@@ -150,7 +150,7 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
             state = replace(state, lacking=missing(probe, frame, found))
     if not setup.exact or number:
         return state
-    state = state.with_found(untangled(probe, frame, found))
+    state = state.with_found(met_nearer(probe, frame, found))
     if setup.inputs and not _last(state.found):
         return state
     if setup.log.full and not setup.inputs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,6 @@ from jaxtyping import Float
 from scipy import linalg
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.far_places import on_plane
 from unveil.identification.piecewise_linear.frame import Frame
@@ -22,15 +20,11 @@ from unveil.identification.piecewise_linear.probe import Probe
 # several, where it takes more than so many inputs, and where the next layers are read through them.
 CHEAP, MANY = (2, 1e-10), 200
 COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
-# Where a jump was vague rows are wrong along those met beside them: it pays to measure along these alone where they are
-# at most this share of the coordinates, and along so many random directions that tell how wrong a row still is.
-TANGLED, CHECKS = 0.25, 6
 # Places where a hyperplane is looked at before it is left as it was; how far on either side, as a share of the way to
 # the next one of its layer and of that to a deeper one's; shorter ways than the last are no place.
 TRIES, ACROSS, BETWEEN, SHORTEST = 3, 0.5, 0.8, 0.02
 WORSE = 10.0  # so many times further off than most is worse than rounding
 POOL = 400  # places among which the roomiest is chosen
-FAINT = 1e-3  # less of a change of slopes along a normal is none
 
 
 def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool = False) -> LayerFound:
@@ -51,41 +45,26 @@ def _far_off(frame: Frame, planes: Hyperplanes) -> Float[np.ndarray, " k"]:
     return np.asarray(planes.error * (1 + np.linalg.norm(frame.values(planes.at), axis=1) / np.sqrt(frame.d)))
 
 
-def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
-    """With the hyperplanes of many coordinates that are too far off near the origin measured again.
-
-    Breakpoints close to each other on a line have vague jumps, and of the normals of their group each has something of
-    the others in it: it is wrong along a few known directions. Random ones tell whether it is. A hyperplane with a good
-    normal that was met far away is met once more. Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is
-    good; no normal is measured where coordinates are no more than `MANY`, or rows met beside each other no small share
-    of them.
-    """
-    planes, count = found.straight, 2 * probe.m
+def met_nearer(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
+    """With the hyperplanes that are too far off near the origin although their normals are good met once more: they
+    were met far away. Queries: about 14 for each."""
+    planes = found.straight
     if not len(planes):
         return found
     off = _far_off(frame, planes)
-    # Measured again they come out as most did.
+    # Met again they come out as most did.
     usual = WORSE * float(np.median(off))
-    bad = max(COSTLY[probe.m > 1][1], usual)
-    tangled = frame.d > MANY and count <= TANGLED * frame.d
-    room, measures = _Room(probe.rng, frame, planes), dict[int, _Measure]()
-    for i in np.flatnonzero(off > max(THROUGH[probe.m > 1][1], usual)).tolist():
-        near = np.argsort(np.linalg.norm(planes.at - planes.at[i], axis=1), kind="stable")
-        basis = np.linalg.qr(planes.rows[near[1 : count + 1]].T)[0]
-        checks = probe.rng.standard_normal((frame.d, CHECKS))
-        checks /= np.linalg.norm(checks, axis=0)
-        if planes.error[i] <= bad:
-            measures[i] = _as_known
-        elif tangled:
-            measures[i] = partial(_untangled_normal, basis=basis, checks=checks)
-    return found.with_rows(planes.replaced(_met_again(probe, room, measures)))
+    good = planes.error <= max(COSTLY[probe.m > 1][1], usual)
+    far = np.flatnonzero(good & (off > max(THROUGH[probe.m > 1][1], usual)))
+    again = _met_again(probe, _Room(probe.rng, frame, planes), dict.fromkeys(far.tolist(), _as_known))
+    return found.with_rows(planes.replaced(again))
 
 
 def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
     """With these rows measured again, where their hyperplane is far from all others and steps can be long. Queries:
     those of a line search, and of `derivatives` at two points, per row."""
-    measures: dict[int, _Measure] = dict.fromkeys(map(int, which), _whole_normal)
-    again = _met_again(probe, _Room(probe.rng, frame, found.straight), measures)
+    room = _Room(probe.rng, frame, found.straight)
+    again = _met_again(probe, room, dict.fromkeys(map(int, which), _whole_normal))
     return found.with_rows(found.straight.replaced(again))
 
 
@@ -163,41 +142,18 @@ def _as_known(probe: Probe, frame: Frame, met: _Crossing) -> _Normal:
     return met.known.rows[0], met.known.jump[0], float(met.known.error[0])
 
 
-def _untangled_normal(
-    probe: Probe, frame: Frame, met: _Crossing, *, basis: Float[np.ndarray, "d b"], checks: Float[np.ndarray, "d c"]
-) -> _Normal | None:
-    """With what the normal has of others' taken away, and what random directions say of the rest."""
-    row = met.known.rows[0]
-    seen = _two_sides(probe, frame, met, np.column_stack([row, basis, checks]))
-    if seen is None:
-        return None
-    along, jump, error = seen
-    row = row + basis @ (along[1 : -checks.shape[1]] - basis.T @ row)
-    row /= np.linalg.norm(row)
-    wrong = np.sqrt(frame.d * ((along[-checks.shape[1] :] - checks.T @ row) ** 2).mean())
-    return row, jump, max(float(wrong), error)
-
-
 def _whole_normal(probe: Probe, frame: Frame, met: _Crossing) -> _Normal | None:
-    """The normal measured along all coordinates."""
-    return _two_sides(probe, frame, met, None)
-
-
-def _two_sides(probe: Probe, frame: Frame, met: _Crossing, along: Float[np.ndarray, "d q"] | None) -> _Normal | None:
-    """The normal, and how slopes change, along the columns or all coordinates, from slopes on both sides. `along`: the
-    first column is the normal as it is known; None: all coordinates."""
+    """The normal, and how slopes change, from slopes on both sides along all coordinates."""
     both = np.stack([met.at - met.step, met.at + met.step])
-    steps = frame if along is None else across(frame.V @ along)
-    slope, blur = derivatives(probe, steps, both, np.full(2, met.reach / 3))
+    slope, blur = derivatives(probe, frame, both, np.full(2, met.reach / 3))
     if not np.isfinite(blur).all():
         return None
     u, s, vt = np.linalg.svd(slope[1] - slope[0], full_matrices=False)
-    # Along the row itself slopes change by one jump; else the normal is a unit vector.
-    strength = float(s[0] * (np.sign(vt[0] @ met.known.rows[0]) if along is None else vt[0, 0]))
-    if not abs(strength) > FAINT * s[0]:
+    side = float(np.sign(vt[0] @ met.known.rows[0]))
+    if not side * s[0]:
         return None
-    error = float(np.hypot(*blur)) * np.sqrt(frame.d) / abs(strength)
-    return vt[0] * (s[0] / strength), strength * u[:, 0], error
+    error = float(np.hypot(*blur)) * np.sqrt(frame.d) / float(s[0])
+    return side * vt[0], side * float(s[0]) * u[:, 0], error
 
 
 def _better(
