@@ -191,3 +191,19 @@ def test_questions_are_logged_under_unveil(caplog):
     with caplog.at_level(logging.DEBUG, logger="unveil"):
         uv.as_oracle(lambda x: x.sum(axis=1), 3)(np.zeros((5, 3)))
     assert any(each.name.startswith("unveil.") and "5 questions" in each.getMessage() for each in caplog.records)
+
+
+def test_known_activations_are_named_once_each():
+    with pytest.raises(uv.BadInput, match="no activation called 'prelu'") as told:
+        uv.identify(uv.as_oracle(lambda x: x.sum(axis=1), 3), rng=np.random.default_rng(0), activation="prelu")
+    named = str(told.value).split("known: ")[1].split(", ")
+    assert "leaky_relu" in named
+    assert len(set(named)) == len(named)
+
+
+def test_a_budget_that_ends_while_answers_are_looked_at_is_told_in_a_sentence():
+    network = uv.Network.from_weights(random_weights([12, 9, 2], np.random.default_rng(1)))
+    found = uv.identify(uv.as_oracle(network.logits, shape=12, budget=40), rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.budget_ended
+    assert found.queries <= 40
+    assert found.why == ("The budget ended while answers were looked at to choose a method.",)

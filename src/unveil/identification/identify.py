@@ -151,7 +151,8 @@ def _identified(
         behind = None if straight else _behind_outputs(oracle, rng)
         methods, why = ([], []) if behind is not None else _candidates(oracle, names, widths, straight, rng)
     except BudgetExceeded:
-        return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", ("looking",))
+        said = "The budget ended while answers were looked at to choose a method."
+        return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", (said,))
     if behind is not None:
         undone, name = behind
         found = _identified(undone, method, rng, names, widths, x)

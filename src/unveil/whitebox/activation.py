@@ -389,7 +389,7 @@ def activation(name: str) -> Activation:
             numbers = []
         if len(numbers) == count and (np.isfinite(numbers).all() or (family == "clip" and not np.isnan(numbers).any())):
             return make(*numbers)
-    raise BadInput(f"no activation called {name!r}; known: {', '.join([*ACTIVATIONS, *_FAMILIES])}")
+    raise BadInput(f"no activation called {name!r}; known: {', '.join(dict.fromkeys([*ACTIVATIONS, *_FAMILIES]))}")
 
 
 def _counted(part: str) -> tuple[Activation, int]:
