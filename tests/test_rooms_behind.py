@@ -238,7 +238,7 @@ def test_behind_a_known_first_layer_the_rest_is_read(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_values_of_the_first_layer_are_asked_where_all_of_it_is_active(seed: int) -> None:
     one = Begun(seed, (7, 5, 3, 1))
-    probe, positive, usual = first_sums(one.probe, one.frame.after(*one.layer))
+    probe, positive, usual = first_sums(one.probe, one.frame.after(*one.layer), np.zeros(len(one.layer[1])))
     z = positive.sample(20, one.rng)
     assert z.shape == (20, 5)
     assert (z > 0).all()

@@ -14,6 +14,9 @@ from unveil.blackbox.rounding import Ask, Rounding
 POINTS = 13
 # Breakpoints weaker than this many standard deviations, at the end of the step, are not looked at.
 CLEAR = 12.0
+# Rounding may be so many times what is expected of a place: then it is what answers leave of both lines, which are so
+# many numbers.
+LOUDER, NUMBERS = 8.0, 4
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ def local_breakpoints(
     sigma = noise.at(centre, y[:, POINTS // 2])
     y = y / sigma[:, None]
     most = limit(m)
-    none = _worst(y - _line(t, y)[2]) <= most
+    straight = _worst(y - _line(t, y)[2])
     best, where, jumps, width = np.full(count, np.inf), np.zeros(count), np.zeros((count, m)), np.zeros(count)
+    loud = np.ones(count)
     for k in range(2, POINTS - 1):
         a, p, _ = _line(t[:k], y[:, :k])
         b, q, _ = _line(t[k:], y[:, k:])
@@ -81,10 +85,13 @@ def local_breakpoints(
         e = np.sqrt(_doubt(t[:k], at) + _doubt(t[k:], at)) / np.sqrt(strength)
         better = worst < best
         best, where, width = np.where(better, worst, best), np.where(better, at, where), np.where(better, e, width)
+        loud = np.where(better, np.sqrt((left**2).mean(axis=(1, 2)) * POINTS / (POINTS - NUMBERS)), loud)
         jumps[better] = jump[better]
-    strong = np.sqrt((jumps**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR
-    good = ~none & (best <= most) & strong
-    return LocalBreakpoints(np.where(good, where, np.nan), width, jumps * sigma, none)
+    loud = np.maximum(loud, 1.0)
+    strong = np.sqrt((jumps**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR * loud
+    none = straight <= most * np.where(strong, 1.0, loud)
+    good = ~none & (best <= most * loud) & (loud <= LOUDER) & strong
+    return LocalBreakpoints(np.where(good, where, np.nan), width * loud, jumps * sigma, none)
 
 
 def _line(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -64,7 +64,9 @@ class Behind:
         out = np.zeros(len(x), dtype=bool)
         if not len(x):
             return out
-        for k, (W, b) in enumerate(self.layers):
+        # Where the region is that in which all of the first layer are active none of it switches.
+        active = not self.frame.free and self.frame.within is None
+        for k, (W, b) in list(enumerate(self.layers))[active:]:
             (h, move), layers = moved(self.layers[:k], x), self.layers[: k + 1]
             doubt, size = np.sqrt(doubt_of_sums(layers, self.spreads[: k + 1], x)), np.linalg.norm(W @ move, axis=2)
             out |= (np.abs(h @ W.T + b) <= near * doubt + slack[:, None] * size).any(axis=1)

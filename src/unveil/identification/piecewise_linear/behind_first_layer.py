@@ -200,12 +200,13 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
         return
     if len(state.layers) > 1 or state.frame.d > FOLLOWED or state.frame.within is not None:
         return  # behind two layers, and in a box, neurons do not see what they like
-    probe, positive, usual = first_sums(setup.probe, state.frame)
+    error = found.straight.error
+    probe, positive, usual = first_sums(setup.probe, state.frame, error)
     ledger, before = setup.oracle.ledger, state
     # Something must be left for a network to look at.
     last = ledger.asked + PATIENCE * ledger.left
     ends = False
-    error, most = found.straight.error, setup.most_layers - 1
+    most = setup.most_layers - 1
     for traced in trace_layers(probe, positive, usual, error, most, lambda: ledger.asked > last):
         behind, ends = traced.layers[1:], traced.ends
         lines = len(traced.lines) + len(traced.among)

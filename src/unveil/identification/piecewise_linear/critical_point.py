@@ -28,6 +28,8 @@ VAGUE = 0.1  # normals with larger errors are of no use
 # A normal that says of the line's slope what differs from it by more than so many errors and this is of more than one
 # hyperplane.
 TRUE, ROUGHLY = 5.0, 0.05
+# A step along one direction goes so many times as far as the nearest known hyperplane is in that direction, at most.
+BEFORE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,13 @@ class CriticalPoint:
     normal: Float[np.ndarray, " n"]  # unit; none of it lies where the layers read before do not move
     error: float  # expected error of the normal
     jump: Float[np.ndarray, " m"]  # change of the slopes of the answers across it, per unit along the normal
+    # Of few digits, where steps along some directions must be short: what is told of the normal, in units of its
+    # errors. None: all directions alike.
+    told: Float[np.ndarray, "r n"] | None = None
+
+    def equations(self, directions: int) -> Float[np.ndarray, "r n"]:
+        """What the normal solves, each row in units of its error. `directions`: along how many it was measured."""
+        return np.eye(len(self.x)) * (np.sqrt(directions) / self.error) if self.told is None else self.told
 
 
 def points_of(frame: Frame, planes: Hyperplanes) -> tuple[CriticalPoint, ...]:
@@ -106,19 +115,97 @@ def measure_normals(probe: Probe, layers: Sequence[AffineMap], line: Line, wante
     where, radius = inside(line, pieces)
     # What an exact line says need not be asked again.
     value = line.at(where) if probe.noise.exact else None
-    slopes: dict[int, Station] = {}
+    slopes: dict[int, Slope] = {}
     for i, (piece, x) in enumerate(zip(pieces.tolist(), line.inputs(where), strict=True)):
         reach = float(radius[i] * np.linalg.norm(line.direction))
-        station = derivative(probe, layers, x, reach, None if value is None else value[i])
-        slopes |= {} if station is None else {piece: station}
+        slope = Slope.at(probe, layers, x, reach, None if value is None else value[i])
+        slopes |= {} if slope is None else {piece: slope}
     points = []
     for p in wanted.tolist():
         if p in slopes and p + 1 in slopes:
-            before, after = slopes[p], slopes[p + 1]
-            rank = row_space(local(layers, line.points[p])[1]).shape[1]
-            told = normal_at(line, p, (before.slope, after.slope), (before.error, after.error), rank)
+            told = _between(line, p, slopes[p], slopes[p + 1])
             points += [] if told is None else [told]
-    return Measured(points, list(slopes.values()))
+    return Measured(points, [each.station for each in slopes.values()])
+
+
+class Slope(NamedTuple):
+    """A derivative along the directions in which known layers move."""
+
+    station: Station  # of the inputs
+    span: Float[np.ndarray, "n r"]  # these directions, orthonormal
+    error: Float[np.ndarray, " r"]  # standard deviation of each entry along them
+
+    @classmethod
+    def at(
+        cls,
+        probe: Probe,
+        layers: Sequence[AffineMap],
+        x: Float[np.ndarray, " n"],
+        reach: float,
+        value: Float[np.ndarray, " m"] | None = None,
+    ) -> Slope | None:
+        """The derivative at one place; None where it cannot be measured. Of few digits steps along each direction stay
+        before the hyperplanes of these layers. `reach`: how far random steps may be expected to stay in the region;
+        `value`: the answers there, if known. Queries: those of `derivatives` at one place."""
+        span = row_space(local(layers, x)[1])
+        rank = span.shape[1]
+        if not rank:
+            return None
+        unit = np.ones(rank) if probe.noise.exact else np.minimum(1.0, BEFORE * room(layers, x, span) / reach)
+        steps = np.array([reach / np.sqrt(rank)])  # a random step is as long as its coordinates together
+        some = None if value is None else value[None]
+        slope, error = derivatives(probe, across(span * unit, span / unit), x[None], steps, some)
+        if not np.isfinite(error[0]):
+            return None
+        each = error[0] / unit
+        whole = Station(x, (slope[0] / unit) @ span.T, float(each.max()))
+        return cls(whole, span, each)
+
+
+def derivative(probe: Probe, layers: Sequence[AffineMap], x: Float[np.ndarray, " n"], reach: float) -> Station | None:
+    """The derivative of the answers at one place along all directions in which these layers move; None where it cannot
+    be measured. `reach`: how far random steps may be expected to stay in the region. Queries: those of `derivatives` at
+    one place."""
+    slope = Slope.at(probe, layers, x, reach)
+    return None if slope is None else slope.station
+
+
+def room(
+    layers: Sequence[AffineMap], x: Float[np.ndarray, " n"], span: Float[np.ndarray, "n r"]
+) -> Float[np.ndarray, " r"]:
+    """How far it is along each of these directions to the nearest hyperplane of these layers."""
+    out = np.full(span.shape[1], np.inf)
+    for k, (W, b) in enumerate(layers):
+        h, move = local(layers[:k], x)
+        rate, off = np.abs(W @ (move @ span)), np.abs(W @ h + b)[:, None]
+        out = np.minimum(out, np.where(rate > 0, off / np.maximum(rate, 1e-300), np.inf).min(axis=0))
+    return out
+
+
+def _between(line: Line, p: int, before: Slope, after: Slope) -> CriticalPoint | None:
+    """The critical point where a line bends, from what derivatives tell along each direction; see `normal_at`."""
+    span, stations = before.span, (before.station, after.station)
+    told = normal_at(
+        line, p, (stations[0].slope, stations[1].slope), (stations[0].error, stations[1].error), span.shape[1]
+    )
+    alike = span.shape == after.span.shape and np.array_equal(span, after.span)
+    error = np.hypot(before.error, after.error) if alike else np.zeros(0)
+    if not alike or error.max() == error.min():
+        return told
+    jump = line.jump[p]
+    strength = float(np.linalg.norm(jump))
+    if not strength:
+        return None
+    change, error = jump @ (stations[1].slope - stations[0].slope) @ span / strength**2, error / strength
+    size, known = float(np.linalg.norm(change)), float(np.linalg.norm(change / error))
+    # The change along the line is known better than the normal.
+    along = line.direction @ span
+    off, allowed = abs(float(change @ along) - 1), TRUE * float(np.linalg.norm(error * along))
+    rough = ROUGHLY * size * float(np.linalg.norm(line.direction)) / np.sqrt(len(along))
+    if known * VAGUE < np.sqrt(len(along)) or off > allowed + rough:
+        return None
+    rounded = float(np.linalg.norm(error)) / size
+    return CriticalPoint(line.points[p], span @ change / size, rounded, jump * size, (span * (size / error)).T)
 
 
 def normal_at(
@@ -145,24 +232,6 @@ def normal_at(
     if rounded > VAGUE or drift * np.sqrt(rank) > TRUE * rounded + ROUGHLY:
         return None
     return CriticalPoint(line.points[p], change / size, max(rounded, drift, 1e-15), jump * size)
-
-
-def derivative(
-    probe: Probe,
-    layers: Sequence[AffineMap],
-    x: Float[np.ndarray, " n"],
-    reach: float,
-    value: Float[np.ndarray, " m"] | None = None,
-) -> Station | None:
-    """The derivative of the answers at one place along all directions in which these layers move; None where it cannot
-    be measured. `reach`: how far random steps may be expected to stay in the region. `value`: the answers there, if
-    known. Queries: those of `derivatives` at one place."""
-    span = row_space(local(layers, x)[1])
-    if not span.shape[1]:
-        return None
-    room = np.array([reach / np.sqrt(span.shape[1])])  # a random step is as long as its coordinates together
-    slope, error = derivatives(probe, across(span), x[None], room, None if value is None else value[None])
-    return Station(x, slope[0] @ span.T, float(error[0])) if np.isfinite(error[0]) else None
 
 
 def met(line: Line, expected: Float[np.ndarray, " E"]) -> Bool[np.ndarray, "K E"]:
@@ -193,6 +262,15 @@ def row_space(J: np.ndarray) -> np.ndarray:
     return np.asarray(vt[s > 1e-9 * max(float(s.max(initial=0)), 1e-300)].T)
 
 
-def across(span: np.ndarray) -> Frame:
+def across(span: np.ndarray, inverse: np.ndarray | None = None) -> Frame:
+    """Some directions as coordinates; the pseudoinverse of their matrix, transposed, if they are not orthonormal."""
     n, r = span.shape
-    return Frame(span.T, np.zeros(r), span, np.empty((0, n)), np.empty(0), np.empty((n, 0)), np.zeros(n))
+    return Frame(
+        (span if inverse is None else inverse).T,
+        np.zeros(r),
+        span,
+        np.empty((0, n)),
+        np.empty(0),
+        np.empty((n, 0)),
+        np.zeros(n),
+    )

@@ -27,7 +27,7 @@ class Held(NamedTuple):
     vague: float  # those with larger errors are left out
     telling: int  # so many must have been able to contradict
     apart: float  # smaller singular values of unit normals are no help in telling these apart
-    few: int  # so many where a neuron is active must do without it before it is left out
+    few: int  # so many that call for a neuron would be expected where it is left out as none does
 
 
 # By whether answers are exact.
@@ -190,6 +190,15 @@ class Sums:
         tells, wrong = self.judged(side, use)
         return float(tells.sum() - (1 + WORSE) * wrong.sum())
 
+    def calls(
+        self, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"], which: Int[np.ndarray, " C"]
+    ) -> tuple[Bool[np.ndarray, "N C"], Bool[np.ndarray, "N C"]]:
+        """Which vectors call for each of some candidates, as they contradict the others without it, and which could."""
+        tells, wrong = self.judged(side, use)
+        active = (tells & ~wrong)[:, None] & (self.z[:, which] * side[which] > 0)
+        without = [self.judged(side, use & (np.arange(len(use)) != i))[1] for i in which]
+        return active & np.array(without, dtype=bool).reshape(len(which), -1).T, active
+
     def votes(self, use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """On which sides neurons have the larger share in vectors, or do not have none: the clearer the larger."""
         told = ~(self.blind & use).any(axis=1)
@@ -271,19 +280,29 @@ class Sums:
     def made_up(self, spare: Bool[np.ndarray, " K"], least: float) -> Chosen:
         """These neurons as a layer, if that is what they are, and their sides.
 
-        `spare`: which are left out where no vector calls for them. `least`: share of the vectors that must be sums of
-        the active ones; where these are not even sums of all, sides are not looked for.
+        `spare`: which are left out where no vector calls for them on either side, though some would of others. `least`:
+        share of the vectors that must be sums of the active ones; where these are not even sums of all, sides are not
+        looked for.
         """
         use = np.ones(len(spare), dtype=bool)
         side, (tells, wrong) = np.ones(len(spare)), self.judged(None, use)
         if wrong.sum() <= (1 - least) * tells.sum():
             side = self.turned(use)
+            few, usual = self.held.few, np.zeros(len(self.x))
+            if few:
+                calls, active = self.calls(side, use, np.arange(len(use)))
+                # Where many are active a vector calls for none of them.
+                usual = calls.sum(axis=1) / np.maximum(active.sum(axis=1), 1)
             for i in np.flatnonzero(spare):
-                fewer = use & (np.arange(len(use)) != i)
-                with_it = self.z[:, i] * side[i] > 0
-                bad = (int((self.judged(side, each)[1] & with_it).sum()) for each in (fewer, use))
-                if with_it.sum() >= self.held.few and next(bad) <= next(bad):
-                    use = fewer
+                # On neither side; others that were left out since may have done its part.
+                for turn in (1.0, -1.0):
+                    turned = np.where(np.arange(len(side)) == i, turn * side, side)
+                    calls, active = self.calls(turned, use, np.array([i]))
+                    if calls.any() or usual @ active[:, 0] < few:
+                        side = turned
+                        break
+                else:
+                    use = use & (np.arange(len(use)) != i)
             tells, wrong = self.judged(side, use)
         return Chosen(side, use, self.x[tells & ~wrong], self.x[wrong])
 

@@ -27,6 +27,9 @@ KNOWN = 8  # what is expected of it counts as much as the rounding seen along so
 # A step left its region if answers on both sides differ from what lies between by so many standard deviations more
 # than a line's do.
 LEFT = 2.5
+# Rounding at a place may be so many times what its distance tells; steps to both sides that tell it, and how much
+# shorter than others these are.
+LOUDER, NEARBY, NEARER = 8.0, 3, 1e-3
 AGAIN, THIRD = 8, 1 / 3  # steps along single coordinates are shortened so often at most, to this part each time
 # Numbers in one batch of questions, and of those that are not kept in one piece of it, which caches can hold.
 BATCH, PIECE = 3_000_000, 2**21
@@ -54,8 +57,8 @@ def derivatives(
     checks them together; where they have few digits steps are as long as they can be, and to both sides. `radius`: how
     far random steps may be expected to stay in the region; `value`: the answers at x, if known. Returns the error of
     each to be expected from rounding, too: infinite where a point has no region around it. Queries: `P d` and about 4 P
-    where answers are exact, `2 P d` and about 8 P where they are not, more where a step left its region; P more without
-    `value`.
+    where answers are exact, `2 P d` and about 14 P where they are not, more where a step left its region; P more
+    without `value`.
     """
     exact = probe.noise.exact
     value = probe.ask(x) if value is None else value
@@ -84,14 +87,14 @@ class _Straight:
 
 def _straight(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radius: np.ndarray) -> _Straight:
     """Shorten random steps until both sides of each point answer as one line does. Queries: `2 P` per round, twice that
-    with two steps per point."""
+    with two steps per point, and of few digits those of `_sigma`."""
     count, d = len(x), frame.d
     exact = probe.noise.exact
     rounds, shorter = SHORTER[exact]
     out = _Straight(
         x,
         value,
-        probe.noise.at(x, value),
+        probe.noise.at(x, value) if exact else _sigma(probe, frame, x, value, radius),
         radius.astype(np.float64),
         probe.rng.standard_normal((count, d)),
         np.zeros(value.shape),
@@ -112,6 +115,16 @@ def _straight(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radi
             break
         out.radius[search] /= shorter
     return out
+
+
+def _sigma(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Standard deviations of answers with few digits at these places, from steps too short for anything else to show:
+    rounding depends on what is active. Queries: `2 NEARBY P`"""
+    usual = probe.noise.at(x, value)
+    step = (NEARER * radius[:, None] * probe.rng.standard_normal((NEARBY, len(x), frame.d))) @ frame.V.T
+    y = probe.ask(np.concatenate([x + step, x - step]).reshape(-1, x.shape[1])).reshape(2, NEARBY, *value.shape)
+    bend = y.sum(axis=0) - 2 * value
+    return np.asarray(np.clip(np.sqrt((bend**2).mean(axis=0) / 6), usual, LOUDER * usual))
 
 
 def _reach(radius: np.ndarray, d: int, longer: float) -> np.ndarray:

@@ -10,6 +10,9 @@ from scipy import optimize
 
 from unveil.blackbox.domain import Within
 
+# Deviations of the logarithms of a layer's d values, in units of sqrt(2 log d): above one a few of them make up their
+# sum (Derrida, 1981). A neuron with weights of one sign, but for few, switches only there.
+TAILS = 0.2, 0.5, 1.2
 SHARES = (0.03, 0.97)  # mean of a coordinate of a point in a box, in units of the box; drawn for each point
 
 
@@ -107,7 +110,7 @@ class Frame:
             return np.asarray(low + (high - low) * (0.01 + 0.98 * u))
         if len(self.g) == self.lift.shape[1]:
             # An orthant of the first layer's values.
-            tail = rng.choice([0.5, 1.2, 2.5], size=(count, 1))
+            tail = rng.choice(TAILS, size=(count, 1)) * np.sqrt(2 * np.log(max(len(self.g), 2)))
             h = np.exp(tail * rng.standard_normal((count, len(self.g))))
             h /= np.maximum(1, np.linalg.norm(h, axis=1, keepdims=True) / (10 * np.sqrt(len(self.g))))
             h += self.c - self.g  # as far inside as the region is smaller than the orthant

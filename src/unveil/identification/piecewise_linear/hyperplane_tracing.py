@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,8 @@ LONGEST, SHORT = 0.15, 0.03
 WIDER = (1.0, 4.0)  # errors of normals, in units of those expected, that are tried
 LIKELY = 0.6  # deviation of an unknown weight, in units of the largest known one
 KNOWN = 0.05  # an unknown weight is known from this deviation on, in the same units
-OUTSIDE = 6.0  # deviations beyond which a place is on no plane
+# Deviations beyond which a place is on no plane; how many times larger than expected they may all be.
+OUTSIDE, ROUGHER = 6.0, 4.0
 POINT = 1e-7  # relative rounding of points
 POOL = 300  # candidates looked at for places, which costs no query
 # Places per unknown weight where it is looked for, and starts from which these are reached.
@@ -34,14 +35,16 @@ FIRST, NEAR, CONFIRM = 10, 1.3, 1.6  # places at first; places per weight: near 
 # Share of the places that may show nothing, and share of the steps that must show one breakpoint.
 NOTHING, ONE = 0.15, 0.2
 OWN = 0.85  # share of the breakpoints that must be the neuron's own
+SURE = 5e-3  # a hyperplane met in places all over it is known far better than to this; one that is not was not followed
 
 
-def follow(behind: Behind, seen: CriticalPoint, spacing: float) -> Neuron | None:
+def follow(behind: Behind, seen: CriticalPoint, spacing: float, known: Sequence[Neuron] = ()) -> Neuron | None:
     """The neuron of the next layer that bends here; None if there is none, or its hyperplane gets lost.
 
     A breakpoint is located in ever more places where the neuron must be seen. Each is a linear equation for its weights
     and its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it
-    follows. `spacing`: typical distance between breakpoints. Queries: 13 for each of two to three places per weight.
+    follows. `spacing`: typical distance between breakpoints. `known`: neurons whose breakpoints are not its own.
+    Queries: 13 for each of two to three places per weight.
     """
     for wider in WIDER:
         one = _One.begin(behind, seen, wider, spacing)
@@ -57,7 +60,9 @@ def follow(behind: Behind, seen: CriticalPoint, spacing: float) -> Neuron | None
                     break
         one, there = one.located(_One.anywhere, int(CONFIRM * (len(one.known) + 1)))
         if there:
-            return one.result() if one.own >= OWN else None
+            neuron, at = one.result(), one.at[1:]
+            own = min(one.own, 1 - float(behind.explained(at, np.zeros(len(at)), known).mean()))
+            return neuron if own >= OWN and np.trace(neuron.spread) < SURE**2 else None
         if one.met > len(one.known):
             return None
     return None
@@ -108,22 +113,24 @@ class _One:
         active = J[on]
         if not len(active) or np.linalg.svd(active, compute_uv=False)[-1] < 1e-3:
             return None
-        part = np.linalg.lstsq(active.T, seen.normal, rcond=None)[0]
         error = wider * seen.error
+        # As many directions were measured as neurons are active: each has its part of the error.
+        units = seen.equations(len(active)) / wider
+        part = np.linalg.lstsq(units @ active.T, units @ seen.normal, rcond=None)[0]
         if np.linalg.norm(active.T @ part - seen.normal) > 5 * error + 0.01:
             return None
-        # As many directions were measured as neurons are active: each has its part of the error.
-        each = error / np.sqrt(len(active))
-        normal = np.zeros((len(seen.x), q + 1))
-        normal[:, :-1][:, on] = active.T / each
+        normal = np.zeros((len(units), q + 1))
+        normal[:, :-1][:, on] = units @ active.T
+        # What is known best of the normal stays as long as it is.
+        weight = units.T @ (units @ seen.normal)
         length = np.zeros((1, q + 1))
-        length[0, :-1][on] = 1e6 * (active @ seen.normal)
+        length[0, :-1][on] = 1e6 * (active @ weight) / (seen.normal @ weight)
         free = np.flatnonzero(~on)
         unknown = np.zeros((len(free), q + 1))
         unknown[np.arange(len(free)), free] = 1 / (LIKELY * np.abs(part).max())
         place = np.append(h, 1.0)[None] * 1e5
         fixed = np.concatenate([normal, length, unknown, place])
-        told = np.concatenate([seen.normal / each, [1e6], np.zeros(len(free) + 1)])
+        told = np.concatenate([units @ seen.normal, [1e6], np.zeros(len(free) + 1)])
         theta = np.linalg.lstsq(fixed, told, rcond=None)[0]
         largest = float(np.abs(theta[:-1]).max())
         none = np.empty((0, q + 1))
@@ -325,7 +332,8 @@ def _plane(
         theta = np.linalg.lstsq(A, np.concatenate([told, np.zeros(len(g))]), rcond=None)[0]
         off = np.abs(g @ theta)
         # Least absolute errors first; in the end those outside do not count.
-        weight = 1 / np.maximum(off, 1) if turn < 9 else (off < OUTSIDE * max(1.0, float(np.median(off)))).astype(float)
+        most = OUTSIDE * float(np.clip(np.median(off), 1.0, ROUGHER))
+        weight = 1 / np.maximum(off, 1) if turn < 9 else (off < most).astype(float)
     scale = max(1.0, float(np.sqrt((weight * off**2).sum() / max(1.0, weight.sum() - len(theta) / 2))))
     return theta, _covariance(np.concatenate([fixed, g * np.sqrt(weight)[:, None]])) * scale**2, weight > 0
 

@@ -24,11 +24,17 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
 
 LINES, MOST_LINES, FAR = 4, 80, 1e3  # lines searched at a time, and most per layer; how far they reach
+# Where all neurons of the first layer are positive for sure begins so many errors of their normals inside: inputs there
+# are up to ten times as large as usual ones.
+INSIDE = 30.0
 APART = 2.0  # square distance of usual inputs from each other, in units of their own square length
 WHOLE = 0.95  # share of the derivatives that must be sums of a layer's active neurons for it to be whole
 # Rounds of lines that must show nothing new before; the share after more of them, when neurons that hardly ever matter
 # are left; and the rounds after which it is given up.
 CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
+# Lines that must cross the hyperplane of each neuron that any of them crosses: as long as some is crossed once or twice
+# others as rare have not been met (Good, 1953).
+OFTEN = 3
 TRIED = 20  # hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers
 ALIKE = 0.03  # neurons that differ less, as far as both are known, are one
 # Usual points where a layer is asked whether a neuron is missing, of so many times as many where that may be seen; the
@@ -92,9 +98,10 @@ class Traced:
         return replace(self, layers=layers, spreads=spreads, partial=(), looked=frozenset(), whole=None)
 
 
-def first_sums(probe: Probe, frame: Frame) -> tuple[Probe, Frame, Frame]:
-    """What the first layer's neurons sum up as inputs: how they are asked, where all are positive, and at usual inputs.
-    `probe`: asks inputs. `frame`: where all neurons of the first layer are active."""
+def first_sums(probe: Probe, frame: Frame, error: Float[np.ndarray, " d"]) -> tuple[Probe, Frame, Frame]:
+    """What the first layer's neurons sum up as inputs: how they are asked, where all are positive for sure, and at
+    usual inputs. `probe`: asks inputs. `frame`: where all neurons of the first layer are active. `error`: of their
+    normals."""
     d = frame.d
     stretch = float(np.linalg.norm(frame.lift)) / np.sqrt(d)
     noise = probe.noise
@@ -102,7 +109,8 @@ def first_sums(probe: Probe, frame: Frame) -> tuple[Probe, Frame, Frame]:
     eye, none = np.eye(d), np.zeros(d)
     positive = Frame(eye, none, eye, eye, none, eye, none)
     usual = replace(positive, G=eye[:0], g=none[:0], usual=(np.linalg.qr(frame.M.T)[1].T, frame.c))
-    return Probe(lambda z: probe.ask(z @ frame.lift.T + frame.shift), noise, probe.rng), positive, usual
+    sums = Probe(lambda z: probe.ask(z @ frame.lift.T + frame.shift), noise, probe.rng)
+    return sums, positive.smaller(INSIDE * error), usual
 
 
 def trace_layers(
@@ -154,12 +162,12 @@ def _next_layer(
             seen = state.unexplained[i]
             if behind.explained(seen.x[None], np.zeros(1), state.partial)[0]:
                 continue
-            one = follow(behind, seen, spacing)
+            one = follow(behind, seen, spacing, state.partial)
             if one is not None:
                 state = replace(state, partial=_with(state.partial, one))
                 yield state
         quiet, aimed = (0, min(aimed, 1)) if len(state.partial) > had else (quiet + 1, aimed)
-        if quiet < CALM and not aimed:
+        if not aimed and (quiet < CALM or (quiet < QUIET and _seldom(behind, state))):
             state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
         else:
             least = WHOLE if quiet < QUIET else NEARLY
@@ -185,6 +193,16 @@ def _next_layer(
             aimed += 1
         yield state
         searched += LINES
+
+
+def _seldom(behind: Behind, state: Traced) -> bool:
+    """Whether some neuron's hyperplane was crossed by few of the lines where all values are positive."""
+    if state.unknown is None or not state.lines:
+        return False
+    ends = [each.base + t * each.direction for each in state.lines for t in (each.low, each.high)]
+    z = behind.see(np.array(ends)).h @ state.unknown[0].T + state.unknown[1]
+    crossed = ((z[::2] > 0) != (z[1::2] > 0)).sum(axis=0)
+    return bool(((crossed > 0) & (crossed < OFTEN)).any())
 
 
 def _summed(layers: list[AffineMap], state: Traced, least: float) -> tuple[tuple[Neuron, ...], AffineMap] | None:
