@@ -79,16 +79,16 @@ def test_bends_tell_weights_whichever_side_is_active(seed: int) -> None:
 
 def test_a_bend_is_told_as_it_is_or_not_at_all(rng: np.random.Generator) -> None:
     """Wherever it passes between the points around a crossing, and where another one passes there too."""
-    told, plane = 0, followed_neurons._fan(0.3)
+    told, plane = 0, followed_neurons._fan()
     for _ in range(200):
-        angle = 0.3 + rng.uniform(-np.pi / 2, np.pi / 2)
+        angle = rng.uniform(-np.pi / 2, np.pi / 2)
         jump = rng.uniform(0.1, 10) * np.array([-np.sin(angle), np.cos(angle)])
         answers = (1 + plane @ rng.standard_normal(2) + np.maximum(plane @ jump, 0))[:, None]
         found = followed_neurons._two_pieces(plane, answers, 1e-14)
         if found is not None:
             told += 1
             np.testing.assert_allclose(found[0][:2, 0], jump, atol=1e-8 * np.linalg.norm(jump))
-        away = 0.3 + rng.choice([-1, 1]) * rng.uniform(0.2, 1.1)
+        away = rng.choice([-1, 1]) * rng.uniform(0.2, 1.1)
         other = rng.uniform(0.1, 10) * np.array([-np.sin(away), np.cos(away)])
         both = answers + np.maximum(plane @ other, 0)[:, None]
         found = followed_neurons._two_pieces(plane, both, 1e-14)

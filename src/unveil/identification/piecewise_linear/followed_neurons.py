@@ -44,6 +44,7 @@ ANGLES, BESIDE, LEAST = 24, 0.15, 4
 STRAIGHT, JUMP = 20.0, 300.0
 SAME = 1e-5  # a jump differs from what it should be by no more than this share
 ZERO = 1e-6  # neurons followed are those of the points at which they are zero to this part
+PARALLEL = 1e-3  # sine of the angle between hyperplanes that cross, at least
 VAGUE = 1e-5  # normals with larger errors begin nothing, bends with such ones tell no weight
 LEFT = 1e-7  # part of a slope, in units of all weights, up to which the weights found make it up
 TOLD = 0.1  # a side is told if a fit of all comes so close to it
@@ -98,7 +99,7 @@ class FollowedNeuron:
         return Neuron.given(weights[known] / size, offset / size, self.error, key).among(known)
 
 
-class _Change(NamedTuple):
+class Change(NamedTuple):
     """How a hyperplane bends where it meets another: the weight, a point behind it, and the weight's error."""
 
     weight: float
@@ -106,11 +107,11 @@ class _Change(NamedTuple):
     error: float
 
 
-class _Crossing(NamedTuple):
-    """Where a hyperplane meets that of a neuron of the first layer."""
+class Crossing(NamedTuple):
+    """Where a hyperplane meets another one that is known."""
 
     y: Float[np.ndarray, " n"]  # where
-    neuron: int  # which neuron
+    other: Float[np.ndarray, " n"]  # the unit normal of that one
     up: float  # 1 where the way leads to its positive side, -1 to the other
     normal: Float[np.ndarray, " n"]  # of the hyperplane before
     jump: Float[np.ndarray, " m"]  # of the answers' slope across it, for a step by which its neuron gains one
@@ -147,7 +148,10 @@ def follow(
                 y, i = met
                 up = -where[i]
                 if not known[i]:
-                    change = _change(probe, layer, _Crossing(y, i, up, normal, jump))
+                    apart = np.abs(rows @ y + bias)
+                    apart[i] = np.inf
+                    room = AROUND * min(float(apart.min()), probe.noise.size)
+                    change = bend_at(probe, Crossing(y, rows[i], up, normal, jump), room)
                     if change is None or change.error > VAGUE:
                         failed += 1
                         break
@@ -197,29 +201,25 @@ def _onward(
     return np.asarray(y + min(float(t[t > 0].min(initial=1.0)), 1.0) / 2 * v)
 
 
-def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
+def bend_at(probe: Probe, here: Crossing, room: float) -> Change | None:
     """How a hyperplane bends at a crossing, from answers around it on the side ahead. There they are two linear
-    functions, equal on the hyperplane. Where they are not, another one passes close by."""
-    (rows, bias), (y, i, up, normal, strength) = layer, here
-    size = float(np.linalg.norm(normal))
-    across = normal / size
-    b = float(rows[i] @ across)
-    ahead = up * (rows[i] - b * across)
+    functions, equal on the hyperplane. Where they are not, another one passes close by. Coordinates are along either
+    hyperplane, so that it goes through the middle of the points however small the angle between the two. `room`: how
+    far around nothing that is known passes. Queries: `ANGLES`, some times more where others are near."""
+    y, other, up, normal, strength = here
+    across = normal / np.linalg.norm(normal)
+    ahead, within = up * (other - (other @ across) * across), across - (other @ across) * other
     length = float(np.linalg.norm(ahead))
-    z = np.abs(rows @ y + bias)
-    z[i] = np.inf
-    room = AROUND * min(float(z.min()), probe.noise.size)
-    if length < 1e-3:
+    if length < PARALLEL:
         return None
-    ahead = ahead / length
-    a = up * length
-    centre = np.arctan2(up * b, up * a)
-    plane = _fan(centre)
+    ahead, within = ahead / length, within / length
+    basis, plane = np.array([ahead, within]), _fan()
+    a, b = float(other @ ahead), float(normal @ within)
     for nearer in NEARER:
         radius = nearer * room
         if radius < NEAREST * probe.noise.size:
             return None
-        points = y + radius * (plane @ np.array([ahead, across]))
+        points = y + radius * (plane @ basis)
         answers = probe.ask(points)
         sigma = float(probe.noise.at(points, answers).max())
         split = _two_pieces(plane, answers, sigma)
@@ -229,31 +229,32 @@ def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
         side = np.linalg.svd(jump[:2])[0][:, 0]
         gap = float(np.linalg.norm(side @ jump[:2]))
         # Along the hyperplane behind the other one, and how far from the point it passes.
-        told = size * side[0] / (side[1] * a - side[0] * b)
-        along = np.array([-side[1], side[0]]) * np.sign(up * (-a * side[1] + b * side[0]))
+        slope = float(side[0] / side[1])
+        told = b / a * slope
+        along = np.array([side[1], -side[0]]) * np.sign(side[1])
         beside = -(jump[2] @ (side @ jump[:2])) / gap**2
-        x = y + radius * ((along / 2 + beside * side) @ np.array([ahead, across]))
+        x = y + radius * ((along / 2 + beside * side) @ basis)
         # Of another hyperplane that passes there the slopes jump by something else.
-        should = radius * np.outer([told * a, size + told * b], strength)
+        should = radius * np.outer([told * a, b], strength)
         off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
         if off > SAME * np.linalg.norm(should):
             # Layers behind pass on another part of it here.
-            back = probe.ask(y - radius * (plane @ np.array([ahead, across])))
+            back = probe.ask(y - radius * (plane @ basis))
             passed = _two_pieces(-plane, back, sigma)
             if passed is None:
                 continue
-            should = np.outer([told * a, size + told * b], passed[0][1]) / size
+            should = np.outer([told * a / b, 1.0], passed[0][1])
             off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
             if off > SAME * np.linalg.norm(should):
                 continue
-        return _Change(float(up * told), x, share * size / abs(a))
+        return Change(up * told, x, share * abs(b / a) * (1 + slope**2))
     return None
 
 
-def _fan(centre: float) -> Float[np.ndarray, "N two"]:
-    """Points around the origin of a plane, on the side of it that an angle points to, near and far in turn. They are
-    dense at both ends, where few must tell a linear function."""
-    angle = centre + (np.pi / 2 - BESIDE) * np.sin(np.linspace(-np.pi / 2, np.pi / 2, ANGLES))
+def _fan() -> Float[np.ndarray, "N two"]:
+    """Points around the origin of a plane, where the first coordinate is positive, near and far in turn. They are dense
+    at both ends, where few must tell a linear function."""
+    angle = (np.pi / 2 - BESIDE) * np.sin(np.linspace(-np.pi / 2, np.pi / 2, ANGLES))
     plane = np.column_stack([np.cos(angle), np.sin(angle)])
     plane[::2] /= 2
     return plane
