@@ -115,7 +115,7 @@ def test_answers_that_differ_by_rounding_alone_are_no_spread() -> None:
         found = uv.identify(oracle, rng=rng)
         assert found.outcome is uv.Outcome.complete
         assert off(found, weights) < 1e-12
-        assert found.residual < 1e-12
+        assert found.residual < 1e-10  # of slopes from answers that differ by rounding, far out
         assert found.network is not None
         # One that is wrong there is told apart by what it is wrong by.
         wrong = uv.Network.from_weights(
