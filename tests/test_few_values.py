@@ -123,6 +123,28 @@ def test_a_neuron_that_few_derivatives_could_call_for_stays(rng: np.random.Gener
     assert np.mean(gone) >= 0.9
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_neuron_that_is_none_is_left_out_where_some_derivatives_would_call_for_it(
+    share: float, rng: np.random.Generator
+) -> None:
+    d, gone, kept = 8, [], []
+    for _ in range(20):
+        weights = random_weights((d, 3, 2), rng, bias=0.3)
+        (W, b), x = weights[0], rng.standard_normal((40, d))
+        false = rng.standard_normal(d)
+        rows = np.concatenate([W, [false]]) / np.linalg.norm([*W, false], axis=1)[:, None]
+        bias = np.append(b / np.linalg.norm(W, axis=1), -np.quantile(x @ rows[3], 1 - share))
+        slopes = relu_gradients(weights, x)
+        some = slopes.any(axis=(1, 2))
+        stations = [Station(*each, 1e-6) for each in zip(x[some], slopes[some], strict=True)]
+        neurons = [Neuron.given(row, float(c), 1e-6, i) for i, (row, c) in enumerate(zip(rows, bias, strict=True))]
+        use = Sums.of_stations([], neurons, stations, HELD[False]).made_up(np.ones(4, dtype=bool), 0.95).use
+        gone.append(not use[3])
+        kept.append(bool(use[:3].all()))
+    assert np.mean(gone) >= 0.8
+    assert np.mean(kept) >= 0.9
+
+
 def test_where_a_whole_layer_is_active_none_of_it_switches(rng: np.random.Generator) -> None:
     d = 6
     weights = single(random_weights((d, 4, 2), rng, bias=0.3))

@@ -39,7 +39,7 @@ def test_what_was_read_until_a_stop_is_fitted() -> None:
 
     def answer(x: np.ndarray) -> np.ndarray:
         nonlocal stopped
-        if ledgers and ledgers[0].asked > 800 and not stopped:
+        if ledgers and ledgers[0].asked > 500 and not stopped:
             stopped = True
             ledgers[0].budget = ledgers[0].asked
         return truth(x)

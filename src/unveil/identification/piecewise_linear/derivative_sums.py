@@ -27,11 +27,11 @@ class Held(NamedTuple):
     vague: float  # those with larger errors are left out
     telling: int  # so many must have been able to contradict
     apart: float  # smaller singular values of unit normals are no help in telling these apart
-    few: int  # so many that call for a neuron would be expected where it is left out as none does
+    few: float  # so many that call for a neuron would be expected where it is left out as none does
 
 
 # By whether answers are exact.
-HELD = {True: Held(1e-5, 100.0, 1e-7, 5, 1e-5, 0), False: Held(0.02, 3.0, 1e3, 20, 0.01, 5)}
+HELD = {True: Held(1e-5, 100.0, 1e-7, 5, 1e-5, 0.0), False: Held(0.02, 3.0, 1e3, 20, 0.01, 2.0)}
 # Singular values of unit normals below which they depend on each other; how close to a hyperplane nothing is told.
 DEPENDENT, NEAR = 1e-6, 1e-7
 APART = 100.0  # how much a share counts falls by this exponent with what of its normal the others have
@@ -199,6 +199,13 @@ class Sums:
         without = [self.judged(side, use & (np.arange(len(use)) != i))[1] for i in which]
         return active & np.array(without, dtype=bool).reshape(len(which), -1).T, active
 
+    def usual(self, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, " N"]:
+        """For each vector, the share of the active candidates that it calls for: where many are active, of none."""
+        if not self.held.few:
+            return np.zeros(len(self.x))
+        calls, active = self.calls(side, use, np.flatnonzero(use))
+        return np.asarray(calls.sum(axis=1) / np.maximum(active.sum(axis=1), 1))
+
     def votes(self, use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """On which sides neurons have the larger share in vectors, or do not have none: the clearer the larger."""
         told = ~(self.blind & use).any(axis=1)
@@ -288,21 +295,18 @@ class Sums:
         side, (tells, wrong) = np.ones(len(spare)), self.judged(None, use)
         if wrong.sum() <= (1 - least) * tells.sum():
             side = self.turned(use)
-            few, usual = self.held.few, np.zeros(len(self.x))
-            if few:
-                calls, active = self.calls(side, use, np.arange(len(use)))
-                # Where many are active a vector calls for none of them.
-                usual = calls.sum(axis=1) / np.maximum(active.sum(axis=1), 1)
+            usual = self.usual(side, use)
             for i in np.flatnonzero(spare):
                 # On neither side; others that were left out since may have done its part.
                 for turn in (1.0, -1.0):
                     turned = np.where(np.arange(len(side)) == i, turn * side, side)
                     calls, active = self.calls(turned, use, np.array([i]))
-                    if calls.any() or usual @ active[:, 0] < few:
+                    if calls.any() or usual @ active[:, 0] < self.held.few:
                         side = turned
                         break
                 else:
                     use = use & (np.arange(len(use)) != i)
+                    usual = self.usual(side, use)
             tells, wrong = self.judged(side, use)
         return Chosen(side, use, self.x[tells & ~wrong], self.x[wrong])
 
