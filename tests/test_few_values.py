@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import Answer, random_weights, relu_gradients, relu_net, single
+from tests.test_relu_onward import positive
 from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.piecewise_linear.behind import Behind
@@ -18,12 +19,6 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.traced_layers import INSIDE, first_sums
 
 SIGMA = 1e-6
-
-
-def positive(d: int) -> Frame:
-    """Where all coordinates are positive."""
-    eye = np.eye(d)
-    return Frame(eye, np.zeros(d), eye, eye, np.zeros(d), eye, np.zeros(d))
 
 
 @pytest.mark.parametrize("d", [8, 32, 256])

@@ -20,6 +20,8 @@ EXACT_SLOPE = 6e-9
 COARSE = EXACT_SLOPE ** (4 / 3)
 # A value agrees with a prediction when it is within this many times the standard deviations that both carry.
 AGREE = 8.0
+# Rounding at a place may be so many times what its distance tells, as it depends on what is active there.
+LOUDER = 8.0
 # Relative rounding from which on answers have few digits.
 FEW_DIGITS = 1e-12
 # Standard deviation of an answer that has no digits: it weighs nothing, and its square is a number.

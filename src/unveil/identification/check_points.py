@@ -73,7 +73,7 @@ def unusual(
         return x[:0]
     features = network.features(x)
     if within is None:
-        features = _alike(features)
+        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
     x = x[(features @ weights.T).argmax(axis=0)]
     if within is None:
         x = x * np.minimum(1, most / np.maximum(np.linalg.norm(x, axis=1), 1e-300))[:, None]
@@ -191,11 +191,6 @@ def covering(on: Bool[np.ndarray, "N neurons"], count: int) -> Int[np.ndarray, "
         free[chosen[i]] = False
         worth[on[chosen[i]]] /= MET
     return chosen
-
-
-def _alike(features: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N k"]:
-    """Those of each point in units of their length."""
-    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300))
 
 
 def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "count k"]:

@@ -8,15 +8,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.line_search.fit import limit
-from unveil.blackbox.rounding import Ask, Rounding
+from unveil.blackbox.rounding import LOUDER, Ask, Rounding
 
 # Answers along one step, both ends among them.
 POINTS = 13
 # Breakpoints weaker than this many standard deviations, at the end of the step, are not looked at.
 CLEAR = 12.0
-# Rounding may be so many times what is expected of a place: then it is what answers leave of both lines, which are so
-# many numbers.
-LOUDER, NUMBERS = 8.0, 4
+# Numbers that two lines which share a point are: where rounding is more than expected it is what answers leave of them.
+NUMBERS = 4
 
 
 @dataclass(frozen=True)

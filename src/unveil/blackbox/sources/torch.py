@@ -19,7 +19,6 @@ from unveil.blackbox.sources.structured import part_of
 from unveil.outcome import BadInput, SourceError
 from unveil.torch_weights import WHAT_TO_DO, saved_by_torch, with_weights
 
-# What to do with what torch saved that is no TorchScript.
 _HALF_BITS = {"torch.float16": HALF, "torch.bfloat16": 8}
 
 

@@ -184,19 +184,16 @@ def room(
 
 def _between(line: Line, p: int, before: Slope, after: Slope) -> CriticalPoint | None:
     """The critical point where a line bends, from what derivatives tell along each direction; see `normal_at`."""
-    span, stations = before.span, (before.station, after.station)
-    told = normal_at(
-        line, p, (stations[0].slope, stations[1].slope), (stations[0].error, stations[1].error), span.shape[1]
-    )
+    span, (one, other) = before.span, (before.station, after.station)
     alike = span.shape == after.span.shape and np.array_equal(span, after.span)
-    error = np.hypot(before.error, after.error) if alike else np.zeros(0)
-    if not alike or error.max() == error.min():
-        return told
+    error = np.hypot(before.error, after.error) if alike else np.zeros(1)
+    if error.max() == error.min():
+        return normal_at(line, p, (one.slope, other.slope), (one.error, other.error), span.shape[1])
     jump = line.jump[p]
     strength = float(np.linalg.norm(jump))
     if not strength:
         return None
-    change, error = jump @ (stations[1].slope - stations[0].slope) @ span / strength**2, error / strength
+    change, error = jump @ (other.slope - one.slope) @ span / strength**2, error / strength
     size, known = float(np.linalg.norm(change)), float(np.linalg.norm(change / error))
     # The change along the line is known better than the normal.
     along = line.direction @ span

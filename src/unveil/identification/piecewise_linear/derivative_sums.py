@@ -197,14 +197,7 @@ class Sums:
         tells, wrong = self.judged(side, use)
         active = (tells & ~wrong)[:, None] & (self.z[:, which] * side[which] > 0)
         without = [self.judged(side, use & (np.arange(len(use)) != i))[1] for i in which]
-        return active & np.array(without, dtype=bool).reshape(len(which), -1).T, active
-
-    def usual(self, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, " N"]:
-        """For each vector, the share of the active candidates that it calls for: where many are active, of none."""
-        if not self.held.few:
-            return np.zeros(len(self.x))
-        calls, active = self.calls(side, use, np.flatnonzero(use))
-        return np.asarray(calls.sum(axis=1) / np.maximum(active.sum(axis=1), 1))
+        return active & np.array(without, dtype=bool).reshape(active.shape[::-1]).T, active
 
     def votes(self, use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """On which sides neurons have the larger share in vectors, or do not have none: the clearer the larger."""
@@ -295,8 +288,10 @@ class Sums:
         side, (tells, wrong) = np.ones(len(spare)), self.judged(None, use)
         if wrong.sum() <= (1 - least) * tells.sum():
             side = self.turned(use)
-            usual = self.usual(side, use)
-            for i in np.flatnonzero(spare):
+            which = np.flatnonzero(use if self.held.few else spare)
+            calls, active = self.calls(side, use, which)
+            usual = _share(calls, active)
+            for i in which[spare[which] & ~calls.any(axis=0)]:
                 # On neither side; others that were left out since may have done its part.
                 for turn in (1.0, -1.0):
                     turned = np.where(np.arange(len(side)) == i, turn * side, side)
@@ -306,9 +301,14 @@ class Sums:
                         break
                 else:
                     use = use & (np.arange(len(use)) != i)
-                    usual = self.usual(side, use)
+                    usual = _share(*self.calls(side, use, which[use[which]]))
             tells, wrong = self.judged(side, use)
         return Chosen(side, use, self.x[tells & ~wrong], self.x[wrong])
+
+
+def _share(calls: Bool[np.ndarray, "N C"], active: Bool[np.ndarray, "N C"]) -> Float[np.ndarray, " N"]:
+    """For each vector, the share of the active candidates that it calls for: where many are active, of none."""
+    return np.asarray(calls.sum(axis=1) / np.maximum(active.sum(axis=1), 1))
 
 
 class Chosen(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line_search.fit import limit
-from unveil.blackbox.rounding import AGREE
+from unveil.blackbox.rounding import AGREE, LOUDER
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 
@@ -27,9 +27,8 @@ KNOWN = 8  # what is expected of it counts as much as the rounding seen along so
 # A step left its region if answers on both sides differ from what lies between by so many standard deviations more
 # than a line's do.
 LEFT = 2.5
-# Rounding at a place may be so many times what its distance tells; steps to both sides that tell it, and how much
-# shorter than others these are.
-LOUDER, NEARBY, NEARER = 8.0, 3, 1e-3
+# Steps to both sides that tell the rounding at a place, and how much shorter than others these are.
+NEARBY, NEARER = 3, 1e-3
 AGAIN, THIRD = 8, 1 / 3  # steps along single coordinates are shortened so often at most, to this part each time
 # Numbers in one batch of questions, and of those that are not kept in one piece of it, which caches can hold.
 BATCH, PIECE = 3_000_000, 2**21
