@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from unveil.blackbox.rounding import rounding
+from unveil.blackbox.line import Line
+from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Asked, after
+from unveil.identification.piecewise_linear import reading
 from unveil.identification.piecewise_linear.derivative_sums import Sums, runs
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
@@ -306,3 +308,20 @@ def test_a_row_of_a_deeper_neuron_is_not_kept_among_the_first_layer_s() -> None:
         assert len(state.found) == len(planted) - 1
         assert (np.abs(state.found.rows @ rows.T).max(axis=1) > 1 - 1e-9).all()
         assert state.lacking
+
+
+def test_a_first_line_that_shows_nothing_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Answers are the same at all points far out: a line may lie out there with both ends and what is between.
+    weights = random_weights((80, 6, 1), np.random.default_rng(0), bias=0.5)
+    search, reaches = reading.search, list[float]()
+
+    def first_short(ask: Asked, frame: Frame, noise: Rounding, rng: np.random.Generator, far: float) -> Line | None:
+        reaches.append(far if reaches else 1e-9)
+        return search(ask, frame, noise, rng, reaches[-1])
+
+    monkeypatch.setattr(reading, "search", first_short)
+    found = uv.identify(uv.as_oracle(relu_net(weights), 80), uv.CriticalPoints(), rng=np.random.default_rng(1))
+    assert len(reaches) == 2
+    assert found.outcome is uv.Outcome.complete
+    # Along few directions a hyperplane's normal is cheap.
+    assert found.stats["directions"] < 80

@@ -210,7 +210,7 @@ def lines_to(setup: Setup, frame: Frame, wrong: Float[np.ndarray, "W n"]) -> lis
 POOL = 2000  # points that the last digits must suit
 # So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
 BENDS, NARROWEST = 96, 32
-PLACES = 12  # places where rounding is measured
+PLACES, LINES = 12, 4  # places where rounding is measured, and lines tried for one that shows something
 
 
 def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
@@ -225,7 +225,7 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
     if free:
         setup = _by_place(setup, frame)
     if free and frame.d >= MANY:
-        start = search(setup.log, frame, setup.probe.noise, setup.probe.rng, setup.far)
+        start = _first_line(setup, frame)
         directions = None if start is None else _fewest(setup, start)
         if start is not None and directions is not None:
             yield replace(Reading.begun(setup, frame), directions=directions.few.shape[1])
@@ -235,6 +235,17 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
                 if widened.spent or widened.whole:
                     return
     yield from read_network(setup, frame, start)
+
+
+def _first_line(setup: Setup, frame: Frame) -> Line | None:
+    """A line that shows something: where many layers pass nothing on at both its ends, one shows nothing at all.
+    Queries: those of `line_search`, at most `LINES` times."""
+    line = None
+    for _ in range(LINES):
+        line = search(setup.log, frame, setup.probe.noise, setup.probe.rng, setup.far)
+        if line is None or len(line.t):
+            break
+    return line
 
 
 def _by_place(setup: Setup, frame: Frame) -> Setup:
