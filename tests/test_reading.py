@@ -12,10 +12,11 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_gradients, 
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.output_layer import Asked
-from unveil.identification.piecewise_linear.closing import beside, close
+from unveil.identification.piecewise_linear.closing import close
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Chosen, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_answers import beside
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe

@@ -25,10 +25,10 @@ from unveil.identification.check_points import (
 )
 from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method, residual
-from unveil.identification.piecewise_linear.closing import on_rare_sides
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_answers import on_rare_sides
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.sharpening import unmix

@@ -24,6 +24,9 @@ AGREE = 8.0
 LOUDER = 8.0
 # Relative rounding from which on answers have few digits.
 FEW_DIGITS = 1e-12
+# Distance of points in a row that tells rounding, as a share of their size, and of ones between close breakpoints; in
+# steps of the answers' rounding it is so long at least.
+USUAL, SHORT, STEPS = 1e-3, 3e-5, 100.0
 # Standard deviation of an answer that has no digits: it weighs nothing, and its square is a number.
 NO_DIGITS = 1e150
 # Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
@@ -148,12 +151,12 @@ def rounding(
         rng: Draws the directions.
         own: How answers are rounded, where not all are alike (`Oracle.uneven`).
 
-    Queries: `6 * N`; where rows of points bend and answers have many digits twice that: again, thirty times as short
+    Queries: `6 * N`; where rows of points bend and answers have digits enough twice that: again, thirty times as short
     """
-    found = _rounding(ask, points, resolution, rng, 1e-3, own)
-    if found.straight or resolution > FEW_DIGITS:
-        return found  # of few digits shorter rows would show nothing
-    return _rounding(ask, points, resolution, rng, 3e-5, own)
+    found = _rounding(ask, points, resolution, rng, USUAL, own)
+    if found.straight or resolution * STEPS > SHORT:
+        return found  # shorter rows would show nothing
+    return _rounding(ask, points, resolution, rng, SHORT, own)
 
 
 def _rounding(

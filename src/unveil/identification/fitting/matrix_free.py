@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import linalg
 
+from unveil.identification.fitting.measured import RIDGE, Errors, Inverse, Measured, Pairs, joined
 from unveil.identification.fitting.robust import Robust
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
@@ -18,10 +19,10 @@ _LEFT = 0.03  # the conjugate gradients of one step end when what is left is thi
 # A fit ends with a step that gains less than this.
 _GAIN = 1.02
 _MOST, _MOST_DAMPED = 150, 60
+STEPS = 12  # steps tried at most
 _PATIENCE = 10  # conjugate gradients that must together make what is left smaller by `_GAIN`
 _KEPT = 2**25  # numbers of former directions that are kept, twice (128 MB each)
 _ENOUGH = 8192  # points from which the preconditioner is made, at most
-_RIDGE = 1e-6  # damping of the preconditioner, relative to its mean diagonal
 # Damping at the start of a fit from afar, relative to the diagonal of J^T J; its least and largest, what a step that
 # was right makes of it, one that had to be shortened, and one that was none.
 DAMPING = 1e-2
@@ -29,7 +30,6 @@ _LEAST_DAMPING, _LARGEST_DAMPING = 1e-9, 1e6
 _EASED, _SHORTENED, _REFUSED = 0.25, 2.0, 10.0
 _UNFELT = 1e-6  # parameters that hardly any point feels are held as if they had this share of the mean diagonal
 
-Pairs = list[tuple[np.ndarray, np.ndarray]]
 Factor = tuple[np.ndarray, bool]
 # Inputs and slopes of every layer at some points, and the weights of the answers there.
 Kept = tuple[list[np.ndarray], list[np.ndarray | None], np.ndarray]
@@ -51,10 +51,11 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     *,
     noise: float = 0.0,
     first: int = 0,
-    steps: int = 12,
+    steps: int = STEPS,
     most: int | None = None,
     damping: float = 0.0,
     counts: Float[np.ndarray, "N m"] | float = 1.0,
+    errors: Errors | None = None,
 ) -> Fitted:
     """Steps of least squares, each solved by conjugate gradients: Gauss-Newton, or damped ones where a network is not
     nearly right yet.
@@ -64,12 +65,15 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     start; without damping most neurons within a few hundredths of the truth. `x`: where the oracle was asked; half as
     many answers again as parameters at least. `first`: the first layer that moves. `steps`: steps tried at most.
     `most`: conjugate gradients per step at most. `damping`: relative to the diagonal of J^T J. `counts`: what the error
-    of each answer is multiplied by. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker
-    factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671), damped as there; Marquardt (1963).
+    of each answer is multiplied by. `errors`: standard deviations of the weights, (k, d) or (k, 1), and biases, (k,),
+    of the layers that move, as they were measured: what few answers tell stays within them; infinite where nothing is
+    known. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker factorisation of Martens and
+    Grosse, ICML 2015 (arXiv:1503.05671), damped as there; Marquardt (1963).
     """
     most = most or (_MOST_DAMPED if damping else _MOST)
     weights, kinds = taken_apart(network)
     counts = np.broadcast_to(counts, y.shape)
+    measured = None if errors is None else Measured.of(weights[first:], errors)
 
     def squares(trial: Pairs) -> Float[np.ndarray, " N"]:
         """Mean square error of each answer."""
@@ -80,18 +84,27 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
                 out[part] = ((counts[part] * wrong) ** 2).mean(axis=1)
         return out
 
+    def costs(trial: Pairs, there: np.ndarray | None = None) -> float:
+        """What a step lessens, of these weights."""
+        answers = robust.cost if there is None else robust.costs(there)
+        if measured is None:
+            return answers
+        return float(np.hypot(answers, robust.cost * np.sqrt(measured.squares(trial[first:]) / y.size)))
+
     robust, products = Robust.at(squares(weights)), 0
     for _ in range(steps):
         if robust.rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
             break
         weight = robust.weight[:, None] * counts**2
-        step, taken = _step(weights, kinds, x, y, first, weight, damping, most, 0.0 if damping else noise)
+        step, taken = _step(
+            weights, kinds, x, y, first, weight, damping, most, 0.0 if damping else noise, measured=measured
+        )
         products += taken
         # The longest of four parts of the step that costs less.
         for part in (1, 1 / 4, 1 / 16, 1 / 64):
             trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
             there = squares(trial)
-            if robust.costs(there) < robust.cost:
+            if costs(trial, there) < costs(weights):
                 break
         else:
             if not damping:
@@ -165,6 +178,7 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     damping: float = 0.0,
     most: int = _MOST,
     noise: float = 0.0,
+    measured: Measured | None = None,
 ) -> tuple[Pairs, int]:
     """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations, and how many. They
     end early where as much is explained as `noise` leaves, or, undamped, where further ones explain no more."""
@@ -194,14 +208,44 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
                 backs[i - first] += g.T @ g * max(1.0, len(x) / _ENOUGH)
                 if damping:
                     diagonal[i - first] += (g**2).T @ with_one(values[i]) ** 2 * max(1.0, len(x) / _ENOUGH)
-    enough = noise**2 * y.size
     single = [w.astype(np.float32) for w, _ in weights]
-    solvers = [(factor(a, damping), factor(b, damping)) for a, b in zip(inputs, backs, strict=True)]
     held = [damping * np.maximum(d, _UNFELT * max(float(d.mean()), 1e-300)) for d in diagonal]
+    solvers: Sequence[_Factors | Inverse]
+    if measured is not None:
+        pull = [cost / y.size * each for each in measured.precision]
+        now = [joined(*weights[i]) for i in moving]
+        gradient = [g + p * (v - w) for g, p, v, w in zip(gradient, pull, measured.values, now, strict=True)]
+        held = [h + p for h, p in zip(held, pull, strict=True)]
+        solvers = [Inverse.of(a, b, p[:, :-1].mean(axis=1)) for a, b, p in zip(inputs, backs, pull, strict=True)]
+    else:
+        solvers = [_Factors(factor(a, damping), factor(b, damping)) for a, b in zip(inputs, backs, strict=True)]
 
-    def precondition(r: list[np.ndarray]) -> list[np.ndarray]:
-        return [linalg.cho_solve(b, linalg.cho_solve(a, each.T).T) for (a, b), each in zip(solvers, r, strict=True)]
+    solution, taken = _solved(
+        gradient,
+        lambda r: [solver(each) for solver, each in zip(solvers, r, strict=True)],
+        lambda p: [a + d * each for a, d, each in zip(_normal_times(single[first:], kept, p), held, p, strict=True)],
+        most,
+        cost,
+        noise**2 * y.size,
+        patient=damping > 0,
+    )
+    still = [(np.zeros_like(w), np.zeros_like(b)) for w, b in weights[:first]]
+    return still + [(s[:, :-1], s[:, -1]) for s in solution], taken
 
+
+def _solved(  # noqa: PLR0913 - one solution, by name
+    gradient: list[np.ndarray],
+    precondition: Callable[[list[np.ndarray]], list[np.ndarray]],
+    times: Callable[[list[np.ndarray]], list[np.ndarray]],
+    most: int,
+    cost: float,
+    enough: float,
+    *,
+    patient: bool,
+) -> tuple[list[np.ndarray], int]:
+    """The solution of the normal equations by preconditioned conjugate gradients, `most` of them, and how many. `cost`:
+    the sum of squares where they begin. `enough`: what may be left of it. `patient`: whether those that explain no more
+    go on."""
     solution = [np.zeros_like(g) for g in gradient]
     r = gradient
     z = precondition(r)
@@ -211,12 +255,10 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     while taken < most:
         if rz <= _LEFT**2 * start or rz <= 0 or left[-1] <= enough:
             break
-        if not damping and taken >= _PATIENCE and left[-1 - _PATIENCE] < _GAIN * left[-1]:
+        if not patient and taken >= _PATIENCE and left[-1 - _PATIENCE] < _GAIN * left[-1]:
             break
         taken += 1
-        q = _normal_times(single[first:], kept, p)
-        if damping:
-            q = [a + d * each for a, d, each in zip(q, held, p, strict=True)]
+        q = times(p)
         conjugate.keep(p, q)
         alpha = dot(p, r) / max(dot(p, q), 1e-300)
         left.append(left[-1] - alpha * dot(p, r))
@@ -225,8 +267,17 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
         z = precondition(r)
         rz = dot(r, z)
         p = conjugate.to_all(z)
-    still = [(np.zeros_like(w), np.zeros_like(b)) for w, b in weights[:first]]
-    return still + [(s[:, :-1], s[:, -1]) for s in solution], taken
+    return solution, taken
+
+
+class _Factors(NamedTuple):
+    """The inverse of the Kronecker product of two matrices, factored."""
+
+    a: Factor  # of inputs
+    b: Factor  # of what comes back
+
+    def __call__(self, r: Float[np.ndarray, "k q"]) -> Float[np.ndarray, "k q"]:
+        return np.asarray(linalg.cho_solve(self.b, linalg.cho_solve(self.a, r.T).T))
 
 
 def _single(slope: np.ndarray | None) -> np.ndarray | None:
@@ -277,7 +328,7 @@ def factor(a: Float[np.ndarray, "k k"], damping: float = 0.0) -> Factor:
     a = a.copy()
     at = np.diag_indices_from(a)
     # The product of both factors' damping is that of the normal equations, up to what is mixed.
-    a[at] += _RIDGE * max(float(np.diag(a).mean()), 1e-300) + np.sqrt(damping) * np.diag(a)
+    a[at] += RIDGE * max(float(np.diag(a).mean()), 1e-300) + np.sqrt(damping) * np.diag(a)
     triangle, lower = linalg.cho_factor(a)
     return np.asarray(triangle), bool(lower)
 

@@ -11,25 +11,19 @@ from jaxtyping import Float
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import AffineMap, after, weighted_output
 from unveil.identification.fitting.pruning import without_idle
-from unveil.identification.piecewise_linear.closing import (
-    CONVINCING,
-    STEADY,
-    close,
-    fresh,
-    fresh_on_both_sides,
-    turned,
-    weighted_spread,
-)
+from unveil.identification.piecewise_linear.closing import STEADY, close, turned
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.followed_neurons import settle_wide
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_answers import fresh, fresh_on_both_sides
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.many_layers import behind_crowded, crowded
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.output_behind import CONVINCING, weighted_spread
 from unveil.identification.piecewise_linear.partial_network import explained
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare

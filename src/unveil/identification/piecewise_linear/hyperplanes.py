@@ -52,6 +52,11 @@ class Hyperplanes(Rows):
         """Those with these normals through these places."""
         return cls(rows, -np.einsum("kd,kd->k", rows, frame.values(at)), jump, error, at)
 
+    def deviations(self, at: Float[np.ndarray, "K d"]) -> tuple[Float[np.ndarray, "K 1"], Float[np.ndarray, " K"]]:
+        """Standard deviations of the entries of each normal, and of the biases. `at`: values where they were met."""
+        each = self.error / np.sqrt(self.rows.shape[1])
+        return each[:, None], each * np.linalg.norm(at, axis=1)
+
     def replaced(self, by: dict[int, Hyperplanes]) -> Hyperplanes:
         """With some of them as they are known now."""
         order = np.arange(len(self))

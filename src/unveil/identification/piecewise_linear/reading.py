@@ -17,11 +17,12 @@ from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.fitting.pruning import without_twins
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
-from unveil.identification.piecewise_linear.closing import FURTHER, close
+from unveil.identification.piecewise_linear.closing import close
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.few_directions import MANY, PLENTY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_answers import FURTHER
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.many_layers import along_all, crowded
@@ -95,7 +96,7 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         had = len(state.found)
         if number:
             most = rounds.lines if exact else max(rounds.lines, behind // EACH)
-            given = lines_to(there, state.frame, state.wrong[:most])
+            given = lines_to(there, state.frame, state.wrong[:most], state.right[:most])
         # Lines to where the network is wrong say more than others.
         lines = 0 if len(given) and number else rounds.lines if lacking and exact else usual
         steps = layer_steps(
@@ -108,16 +109,15 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         grown = len(state.found) > had
         barren = 0 if grown else barren + 1
         # Answers with few digits may be an affine map's, which no breakpoint tells.
-        if (not len(state.found) and (exact or state.layers)) or (
-            number and barren > rounds.barren and (exact or not state.whole)
-        ):
+        over = bool(number) and barren > rounds.barren and (exact or not state.whole)
+        if (not len(state.found) and (exact or state.layers)) or (over and (exact or not state.layers)):
             return
         if grown or not exact:
-            state = close(setup, state).counted()
+            state = close(setup, state, lines=not over and number < rounds.most).counted()
         state = contradicted(setup, state)
         yield state
         lacking = state.lacking and number < rounds.again
-        if not lacking and not len(state.wrong):
+        if over or (not lacking and not len(state.wrong)):
             return
 
 
@@ -198,15 +198,29 @@ def contradicted(setup: Setup, state: Reading) -> Reading:
     return replace(state, wrong=wrong)
 
 
-def lines_to(setup: Setup, frame: Frame, wrong: Float[np.ndarray, "W n"]) -> list[Line]:
-    """Lines through these points, one each: there the neurons read so far explain nothing. Queries: those of
+def lines_to(
+    setup: Setup,
+    frame: Frame,
+    wrong: Float[np.ndarray, "W n"],
+    right: Float[np.ndarray, "R n"] | None = None,
+) -> list[Line]:
+    """Lines through these points, one each: there the neurons read so far explain nothing. `right`: places where what
+    was read is right, one for each of them, that lines come from; random ones without. Queries: those of
     `line_search`."""
     if not len(wrong):
         return []
-    base = frame.sample(len(wrong), setup.probe.rng)
-    return line_search(setup.probe.ask, base, wrong - base, 0.0, 1.0, setup.probe.noise, setup.probe.rng)
+    low, high = np.zeros(len(wrong)), np.ones(len(wrong))
+    if right is None or len(right) != len(wrong):
+        base = frame.sample(len(wrong), setup.probe.rng)
+    else:
+        base, room = right, frame.room(right, wrong - right)
+        low, high = np.maximum(-BEYOND, INSIDE * room[0]), np.minimum(1 + BEYOND, 1 + INSIDE * (room[1] - 1))
+    return line_search(setup.probe.ask, base, wrong - base, low, high, setup.probe.noise, setup.probe.rng)
 
 
+# How far lines go beyond a place where a network is right and one where it is wrong, in units of how far these are
+# apart; and at most so much of the way to the wall of the region.
+BEYOND, INSIDE = 0.3, 0.9
 POOL = 2000  # points that the last digits must suit
 # So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
 BENDS, NARROWEST = 96, 32

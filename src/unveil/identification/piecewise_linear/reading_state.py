@@ -82,6 +82,9 @@ class Reading:
     # whether neurons of the layer being read seem to be missing although the network explains the answers
     lacking: bool = False
     wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))  # where it does not explain them
+    # for each of the places behind another layer where it is wrong one where it is right and much the same neurons are
+    # active; none where there was no such
+    right: Float[np.ndarray, "R n_"] = field(default_factory=lambda: np.empty((0, 0)))
     confirmed: int = 0  # how many rows of the first layer were met again at fresh places; these come first
     # what was read behind the first layer of exact answers where lines meet far more deeper neurons than such of the
     # first
@@ -134,7 +137,9 @@ class Reading:
         """With this layer read whole, in the coordinates of its values where all of its neurons are active."""
         frame = self.frame.after(*layer)
         nothing = LayerFound.nothing(frame, self.found.straight.jump.shape[1])
-        return replace(self, layers=(*self.layers, layer), frame=frame, found=nothing, layer=None, wrong=self.wrong[:0])
+        none = self.wrong[:0]
+        layers = (*self.layers, layer)
+        return replace(self, layers=layers, frame=frame, found=nothing, layer=None, wrong=none, right=none)
 
     def ended(self, *why: str) -> Reading:
         """When nothing more can be read, and why."""

@@ -83,6 +83,8 @@ class Settling:
         """Whether errors at fresh answers, or at those that were fitted, are more than rounding."""
         if self.noise.exact:
             return strange(seen, self.noise)
+        if seen.residual > FLOOR * self.noise.relative * seen.tail:
+            return False  # most answers are off by more than rounding: that is no matter of a few that tell little
         return len(off) > 0 or not self._passed(seen)
 
     def _passed(self, seen: Validation) -> bool:

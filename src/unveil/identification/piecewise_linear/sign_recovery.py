@@ -14,6 +14,7 @@ from unveil.whitebox.network import Network
 MOST_SETS = 400_000  # sets of neurons that are tried out as the active ones, at most
 NONE = 1e-6  # a share in a derivative that is smaller than this part of it is none
 CLEAR = 30.0  # so many times what errors may make of a share is one
+RIDGE = 1e-9  # share of the squares that stabilizes normal equations
 DEPENDENT = 1e-6  # singular values of unit rows, and shares in a dependence, that are smaller are none
 # Singular values of a derivative, in units of its largest entry, below which outputs move together; how many sets of
 # neurons may be expected to hold a derivative by chance where a single one tells all signs.
@@ -62,6 +63,22 @@ def by_share(
         side[i] = 1.0 if np.sum(moved == (z[:, i] > 0)) >= len(z) / 2 else -1.0
     both = up.any(axis=0) & down.any(axis=0)
     return side, np.where(both, np.exp(-np.abs(mean_up - mean_down)), 0.0)
+
+
+def by_answers(
+    z: Float[np.ndarray, "N k"], off: Float[np.ndarray, "N m"], jump: Float[np.ndarray, "k m"]
+) -> Float[np.ndarray, " k"]:
+    """How much of each neuron is the other way round, by what a network leaves of answers: 0 of a right one, and 1 of
+    one with the wrong sign.
+
+    As relu(z) - relu(-z) = z, a neuron with the wrong sign leaves an error linear in what it sees, times its output
+    weights: least squares on these for all neurons at once, k <= m d. `z`: what the neurons see, active where positive.
+    `off`: the network's answers without the model's. `jump`: the output weights.
+    """
+    normal = (z.T @ z) * (jump @ jump.T)
+    size = np.sqrt(np.maximum(np.diag(normal), 1e-300))
+    scaled = normal / size / size[:, None] + RIDGE * np.eye(len(size))
+    return np.asarray(np.linalg.solve(scaled, ((z.T @ off) * jump).sum(axis=1) / size) / size)
 
 
 def _mean(values: Float[np.ndarray, "P k"], where: Bool[np.ndarray, "P _"]) -> Float[np.ndarray, " k"]:
