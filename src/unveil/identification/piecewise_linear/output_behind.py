@@ -50,9 +50,9 @@ def output_behind(setup: Setup, state: Reading, layer: AffineMap) -> tuple[Affin
     told = _told(setup, state, layer, always or bool(state.layers))
     if always:
         return layer, _output(setup, state, layer, *told, linear=True)
-    best = _output(setup, state, layer, *told, linear=False)
     if state.layers:
-        layer, best = _turned_by_answers(setup, state, layer, best, *told)
+        layer = _turned_by_answers(setup, state, layer, *told)
+    best = _output(setup, state, layer, *told, linear=False)
     if best.left > CONVINCING:
         # So it is where neurons slope on both sides of their hyperplanes, or are active all over the region.
         told = told if state.layers else _told(setup, state, layer, True)
@@ -98,31 +98,30 @@ def _output(
 
 
 def _turned_by_answers(
-    setup: Setup,
-    state: Reading,
-    layer: AffineMap,
-    best: Output,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-) -> tuple[AffineMap, Output]:
-    """The layer with the neurons turned that answers show the other way round, as long as that leaves less of them."""
-    h = after(list(state.layers), x)
-    counts, _ = setup.probe.noise.counts(x, y)
+    setup: Setup, state: Reading, layer: AffineMap, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+) -> AffineMap:
+    """The layer with the neurons turned that answers show the other way round, as long as that leaves less of them.
+    Output weights are those that lines have measured: one that is fitted may do without such a neuron."""
+    h, jump = after(list(state.layers), x), state.found.straight.jump
+    counts = setup.probe.noise.counts(x, y)[0].mean(axis=1, keepdims=True)
+
+    def left(layer: AffineMap) -> Float[np.ndarray, "N m"]:
+        off = after([layer], h) @ jump - y
+        return np.asarray(counts * (off - np.median(off, axis=0)))
+
+    off = left(layer)
     for _ in range(ROUNDS):
-        (rows, bias), k = layer, len(layer[0])
-        robust = Robust.at((best.off**2).mean(axis=1))
+        rows, bias = layer
+        robust = Robust.at((off**2).mean(axis=1))
         weight = np.sqrt(robust.weight)[:, None]
-        z = (h @ rows.T + bias) * counts[:, :1]
-        share = by_answers(z * weight, best.off * weight, best.coefficients[:k])
+        share = by_answers((h @ rows.T + bias) * counts * weight, off * weight, jump)
         turn = np.where(share > TURNED, -1.0, 1.0)
-        if (turn > 0).all():
-            break
         trial = rows * turn[:, None], bias * turn
-        output = _output(setup, state, trial, x, y, linear=False)
-        if robust.costs((output.off**2).mean(axis=1)) >= robust.cost:
+        there = left(trial)
+        if (turn > 0).all() or robust.costs((there**2).mean(axis=1)) >= robust.cost:
             break
-        layer, best = trial, output
-    return layer, best
+        layer, off = trial, there
+    return layer
 
 
 def output_error(planes: Hyperplanes) -> Float[np.ndarray, " k"]:
