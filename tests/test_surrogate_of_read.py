@@ -8,7 +8,7 @@ import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.surrogate.fitting import Fitting
-from unveil.identification.surrogate.run import Known, Wanted
+from unveil.identification.surrogate.run import Known, Wanted, widened
 
 
 def test_a_network_that_is_nearer_than_new_ones_is_what_students_begin_as() -> None:
@@ -58,3 +58,17 @@ def test_what_was_read_stays_where_the_budget_leaves_no_answer_to_hold_it_agains
     found = run.run()
     assert found.network is read
     assert found.outcome is uv.Outcome.budget_ended
+
+
+def test_neurons_read_are_told_apart_from_those_behind_free_ones() -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights((6, 8, 7, 2), rng, bias=0.5)
+    read = uv.Network.from_weights(weights)
+    known = Known(read.layers[:1], (read.layers[1].dense()[:5], read.layers[1].bias[:5]))
+    layers, rows = widened(known, 3, rng.standard_normal((100, 6)), rng)
+    assert rows is not None
+    second = np.concatenate([rows[0][:5], rng.standard_normal((4, rows[0].shape[1]))])
+    network = uv.Network.from_weights(
+        [*((each.dense(), each.bias) for each in layers), (second, np.zeros(9)), (np.ones((1, 9)), np.zeros(1))]
+    )
+    assert known.told_apart(network) == [{"read": 8, "fitted": 3}, {"read": 5, "fitted": 4}]

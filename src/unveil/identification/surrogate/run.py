@@ -57,8 +57,10 @@ class Known:
             elif depth == len(self.layers) and self.rows is not None:
                 rows = self.rows[0]
             read = 0
-            if rows is not None and rows.shape[1] == layer.inputs:
-                read = int((np.abs(unit_rows(layer.dense()) @ unit_rows(rows).T).max(axis=0) > SAME).sum())
+            if rows is not None and rows.shape[1] <= layer.inputs:
+                # Free neurons of the layer before come behind those that were read.
+                cosine = unit_rows(layer.dense())[:, : rows.shape[1]] @ unit_rows(rows).T
+                read = int((np.abs(cosine).max(axis=0) > SAME).sum())
             read = min(read, layer.neurons)
             out.append({"read": read, "fitted": layer.neurons - read})
         return out
