@@ -86,7 +86,9 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
             where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond, _many(found))
             changes = len(where) > 0 or (beyond is not None and sure)
             patience = QUIET[exact, True] if exact else enough if rare else 0
-            if beyond is not None and not changes and (frame.free or quiet >= patience):
+            # Rows that are vague hide what moves beside them: lines that still show others tell that some are missing.
+            growing = not exact and number > 1 and not quiet
+            if beyond is not None and not changes and not growing and (frame.free or quiet >= patience):
                 break
             everywhere = sure or (exact and frame.free)
             along = beyond if changes and (everywhere or found.lines % 2) else None

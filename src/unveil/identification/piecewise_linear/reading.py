@@ -49,8 +49,8 @@ class Rounds(NamedTuple):
 ROUNDS = {
     (True, True): Rounds(3, 3, 0, 3),
     (True, False): Rounds(20, 6, 6, 20),
-    (False, True): Rounds(8, 4, 1, 2),
-    (False, False): Rounds(8, 4, 1, 2),
+    (False, True): Rounds(40, 4, 1, 2),
+    (False, False): Rounds(40, 4, 1, 2),
 }
 BENT, FEW_BENT = 0.2, 2  # bent hyperplanes per straight one, and besides, from which on another layer lies behind
 ALL_OVER = 2  # answers all over the inputs for each neuron, where those kept are of the first lines alone
