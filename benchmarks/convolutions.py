@@ -8,8 +8,8 @@ answer are flipped at random, as another processor would. `cifar` needs the file
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import time
 
 import numpy as np
@@ -125,13 +125,19 @@ def cifar(first: int, seeds: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    start, count = (int(a) for a in (sys.argv[1:3] if len(sys.argv) > 2 else ("1000", "20")))
-    chosen = sys.argv[3:] or [*CASES, "cifar"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", nargs="?", type=int, default=1000, help="the first seed")
+    parser.add_argument("seeds", nargs="?", type=int, default=20, help="how many")
+    parser.add_argument("case", nargs="*", help="all by default")
+    told = parser.parse_args()
+    chosen = told.case or [*CASES, "cifar"]
+    if strange := set(chosen) - {*CASES, "cifar"}:
+        parser.error(f"no such case: {', '.join(sorted(strange))}; there are {', '.join(CASES)} and cifar")
     columns = "all kernels (of all) | false | largest error | stride right | whole network | queries | CPU s"
     print(f"| first layer | {columns} |")
     print("|---|---|---|---|---|---|---|---|")
     for each in chosen:
         if each != "cifar":
-            run(each, CASES[each], start, count)
+            run(each, CASES[each], told.first, told.seeds)
     if "cifar" in chosen:
-        cifar(start, count)
+        cifar(told.first, told.seeds)

@@ -11,7 +11,7 @@ A network is whole if every parameter is within 1e-8, or within a thousand times
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 import warnings
 from itertools import pairwise
@@ -120,8 +120,12 @@ def run(case: str, first: int, seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    start, count = (int(a) for a in (sys.argv[1:3] if len(sys.argv) > 2 else ("1000", "20")))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", nargs="?", type=int, default=1000, help="the first seed")
+    parser.add_argument("seeds", nargs="?", type=int, default=20, help="how many")
+    parser.add_argument("case", nargs="*", help="all by default")
+    told = parser.parse_args()
     print("| network | whole | complete but wrong | queries per parameter: median, most | largest error | CPU s |")
     print("|---|---|---|---|---|---|", flush=True)
-    for each in sys.argv[3:] or CASES:
-        run(each, start, count)
+    for each in told.case or CASES:
+        run(each, told.first, told.seeds)

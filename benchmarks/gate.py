@@ -93,8 +93,9 @@ class Row:
     outcomes: dict[str, int]
 
 
-class OutOfTime(Exception):
-    """The CPU seconds allowed for one network were over."""
+class OutOfTime(BaseException):
+    """The CPU seconds allowed for one network were over. No Exception: inside the model's answer that would be taken
+    for the model's own error."""
 
 
 @contextmanager

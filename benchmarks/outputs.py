@@ -8,7 +8,7 @@ The last bits of every answer are flipped at random, as another processor would.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -225,12 +225,13 @@ def oracle_form(oracle, name, y):
 
 
 if __name__ == "__main__":
-    start, count = (int(a) for a in (sys.argv[1:3] if len(sys.argv) > 2 else ("0", "10")))
-    for each in sys.argv[3:] or ("identity", "classifier", "widths"):
-        {
-            "identity": identity,
-            "classifier": classifier,
-            "widths": widths,
-            "largest": largest,
-            "completions": completions,
-        }[each](start, count)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", nargs="?", type=int, default=0, help="the first seed")
+    parser.add_argument("seeds", nargs="?", type=int, default=10, help="how many")
+    parser.add_argument("case", nargs="*", help="identity, classifier and widths by default")
+    told = parser.parse_args()
+    cases = {each.__name__: each for each in (identity, classifier, widths, largest, completions)}
+    if strange := set(told.case) - set(cases):
+        parser.error(f"no such case: {', '.join(sorted(strange))}; there are {', '.join(cases)}")
+    for name in told.case or ("identity", "classifier", "widths"):
+        cases[name](told.first, told.seeds)

@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from gate import cpu_limit, roundings, victims
+from gate import OutOfTime, cpu_limit, roundings, victims
 from scipy.spatial.distance import cdist
 from sklearn import datasets
 from sklearn.exceptions import ConvergenceWarning
@@ -152,8 +152,10 @@ def read(victim: Victim, dtype: str, seed: int, limit: float, most: float) -> Ru
         with cpu_limit(limit):
             found = identify(oracle, rng=rng)
         outcome = found.outcome.name
+    except OutOfTime:
+        outcome = "out of time"
     except Exception as error:  # a traceback is a result here
-        outcome = "out of time" if type(error).__name__ == "OutOfTime" else f"error: {type(error).__name__}: {error}"
+        outcome = f"error: {type(error).__name__}: {error}"
     seconds, queries = time.process_time() - start, oracle.ledger.asked
     complete, first = outcome == "complete", first_layer(victim, found)
     widths, fresh, rms, at_given, labels, matched = (), np.inf, np.inf, np.nan, np.nan, False

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from benchmarks.gate import scored, switched_on
+from benchmarks.gate import OutOfTime, cpu_limit, scored, switched_on
 from tests.helpers import random_weights
 
 
@@ -49,3 +49,12 @@ def test_a_neuron_that_is_none_and_one_that_is_twice_there_are_no_whole_network(
             out[:, -1] = out[:, often] = last[:, often] / 2
         found = uv.Network.from_weights([first, (rows, biases), (out, end)])
         assert scored(found, truth, [np.ones(8, bool), np.ones(5, bool)]) == (false, False)
+
+
+def test_a_limit_that_fires_inside_the_model_is_no_error_of_the_model() -> None:
+    def slow(x: np.ndarray) -> np.ndarray:
+        while True:
+            x = x + 0.0
+
+    with pytest.raises(OutOfTime), cpu_limit(0.05):
+        uv.as_oracle(slow, 3)

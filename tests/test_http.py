@@ -117,6 +117,16 @@ def test_a_refusal_shows_its_reason_and_not_the_question():
     assert _without_echo(b"Traceback: no \xff") == "Traceback: no \ufffd"
 
 
+def test_a_server_that_takes_fewer_at_once_is_told_how_to_say_so():
+    with serve(default_fault="400") as served:
+        source = HttpSource(served.url, options=FAST)
+        with pytest.raises(SourceError, match=r"8 questions are more than it takes at once.*--batch"):
+            source.answer(X)
+        with pytest.raises(SourceError) as error:
+            source.answer(X[:1])
+        assert "--batch" not in str(error.value)
+
+
 # Every way of misbehaving: (what is done to the second request, what the error says; "" if the answer must be right).
 FAULTS = {
     "500": "500",

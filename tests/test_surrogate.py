@@ -85,7 +85,7 @@ def test_labels_are_looked_for_further_out_until_there_are_two_and_no_more_are_a
     short = uv.as_oracle(lambda x: (x[:, 0] > 0).astype(int), 5, answers="labels", budget=6500)
     assert uv.Surrogate(students=1, rounds=1)(short, rng=np.random.default_rng(3)).stats["fresh"]["labels"] > 0.9
     one = uv.as_oracle(lambda x: np.full(len(x), 7), 5, answers="labels")
-    assert uv.Surrogate()(one, rng=np.random.default_rng(2)).outcome is uv.Outcome.nothing_to_find
+    assert uv.Surrogate()(one, rng=np.random.default_rng(2)).outcome is uv.Outcome.not_measured
 
 
 def test_neurons_that_a_network_does_not_need_leave_it() -> None:

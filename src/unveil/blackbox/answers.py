@@ -111,9 +111,9 @@ def labels(y: np.ndarray, name: str) -> Int[np.ndarray, "N 1"]:
         )
     if y.dtype.kind in NAMES:
         return np.array([[label_of(v)] for v in y[:, 0]], dtype=np.int64).reshape(-1, 1)
-    if y.dtype.kind == "f" and not (y == np.round(y)).all():
+    if y.dtype.kind == "f" and not (fit := np.isfinite(y) & (y == np.round(y))).all():
         raise SourceError(
-            f"{name} answered {float(y[y != np.round(y)][0])!r} where a label was expected; "
+            f"{name} answered {float(y[~fit][0])!r} where a label was expected; "
             "pass answers='values', and wrap it in LabelsOnly(oracle, threshold=...) if only labels shall be seen"
         )
     return y.astype(np.int64)

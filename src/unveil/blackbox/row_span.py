@@ -12,7 +12,7 @@ from unveil.blackbox.label_span import label_span
 from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.span import RowSpan, unseen_share
+from unveil.blackbox.span import RowSpan, in_units_of_inputs, unseen_share
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.search import search
 from unveil.blackbox.span_search.state import Goal, State
@@ -91,7 +91,7 @@ def row_span(  # noqa: PLR0913 - options of a public verb
         x, noise = None if x is None else x * unit.deviation + unit.mean, None
     if oracle.answers == "labels":
         found = label_span(asked, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen, units=units)
-        return replace(found, basis=_in_units_of_inputs(found.basis, units))
+        return replace(found, basis=in_units_of_inputs(found.basis, units))
     before, stages = oracle.ledger.asked, dict[str, int]()
     if oracle.in_steps:
         return _empty(oracle, Outcome.answers_in_steps, before, stages, confidence)
@@ -138,18 +138,13 @@ def _result(
     assert state.outcome is not None
     return replace(
         _empty(oracle, state.outcome, before, stages, goal.confidence),
-        basis=_in_units_of_inputs(state.known.basis, units),
+        basis=in_units_of_inputs(state.known.basis, units),
         singular_values=values,
         noise_floor=floor,
         accuracy=state.accuracy if state.rank else 1.0,
         unseen=unseen_share(goal.confidence, state.confirmed, state.left_out, state.accuracy if state.rank else 1.0),
         left_out=state.left_out,
     )
-
-
-def _in_units_of_inputs(basis: Float[np.ndarray, "r n"], units: Float[np.ndarray, " n"]) -> Float[np.ndarray, "r n"]:
-    """Orthonormal rows for the span of gradients that were taken where an input of size `units` counts as 1."""
-    return np.linalg.svd(basis / units, full_matrices=False)[2] if len(basis) and (units != 1).any() else basis
 
 
 def _empty(oracle: Oracle, outcome: Outcome, before: int, stages: dict[str, int], confidence: float) -> RowSpan:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
+from scipy import linalg
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span_search.points import base_points, legal_step
@@ -108,6 +109,21 @@ class RowSpan:
             oracle(oracle.nearest(x + r[:, None] * s)) - fx for r, s in zip(lengths, (hidden, any_step), strict=True)
         ]
         return float(np.abs(moved[0]).max() / max(np.abs(moved[1]).max(), np.finfo(float).tiny))
+
+
+def in_units_of_inputs(basis: Float[np.ndarray, "r n"], units: Float[np.ndarray, " n"]) -> Float[np.ndarray, "r n"]:
+    """Orthonormal rows for the span of gradients that were taken where an input of size `units` counts as 1.
+
+    Units may lie many orders apart. A singular value decomposition errs by roundings of the largest entry everywhere;
+    reflections of inputs that are sorted by size, largest row first, by roundings of each input's own.
+    """
+    if not len(basis) or (units == 1).all():
+        return basis
+    columns = (basis / units).T
+    order = np.argsort(-np.abs(columns).max(axis=1), kind="stable")
+    rows = np.empty_like(basis)
+    rows[:, order] = linalg.qr(columns[order], mode="economic", pivoting=True)[0].T
+    return rows
 
 
 def _orthonormal(rows: np.ndarray) -> np.ndarray:

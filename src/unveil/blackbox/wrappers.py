@@ -14,7 +14,9 @@ from unveil.blackbox.domain import DOUBLE, HALF, Within, box, described, require
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, SourceError
+
+BEYOND = 1e-5  # by how much a probability may leave [0, 1] through rounding in float32
 
 
 @final
@@ -60,6 +62,8 @@ class LabelsOnly(OracleWrapper):
     Args:
         oracle: Answers with values.
         threshold: For an oracle with one output: the label is 1 from here on, else 0.
+        assumed: Whether the threshold is that of a probability because the first answers look like one: then an answer
+            that cannot be one is an error.
 
     Raises:
         BadInput: The oracle answers labels already, or a threshold is given for several outputs.
@@ -70,7 +74,7 @@ class LabelsOnly(OracleWrapper):
         1
     """
 
-    def __init__(self, oracle: Oracle, threshold: float | None = None) -> None:
+    def __init__(self, oracle: Oracle, threshold: float | None = None, assumed: bool = False) -> None:
         _require_values(oracle, "LabelsOnly")
         self.several = oracle.m > 1 or oracle.reference is not None
         if self.several and threshold is not None:
@@ -81,11 +85,17 @@ class LabelsOnly(OracleWrapper):
                 "place and no label; ask for unsorted scores"
             )
         super().__init__(oracle, m=1, answers="labels", reference=None, widest=np.inf, step=0.0)
-        self.threshold = 0.0 if threshold is None else threshold
+        self.threshold, self.assumed = 0.0 if threshold is None else threshold, assumed
 
     def answer(self, x: Questions) -> Answers:
         y = self.oracle.answer(x)
         require_finite(y, x, self.name)  # a missing answer has no label
+        if self.assumed and max(-y.min(initial=0), y.max(initial=1) - 1) > BEYOND:
+            raise SourceError(
+                f"the first answers of {self.name} lay in [0, 1] and were taken for probabilities, with labels from "
+                f"{self.threshold:g} on; others lie between {y.min():.4g} and {y.max():.4g}. Say where labels change: "
+                "ask for answers='values' and pass LabelsOnly(oracle, threshold=...)"
+            )
         labels = self.oracle.predictions(y)[:, None] if self.several else y >= self.threshold
         return np.asarray(labels, dtype=np.int64)
 

@@ -11,7 +11,9 @@ import numpy as np
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
+from unveil.blackbox.rounding import intact
 from unveil.blackbox.row_span import in_own_units
+from unveil.blackbox.span_search.probe import FINE
 from unveil.blackbox.wrappers import Arctanh, LogRatios, Restricted
 from unveil.identification.along_few import along_few, settled_in_units
 from unveil.identification.box_units import in_shown_units, in_units, of_inputs
@@ -225,15 +227,15 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
     """With all that was asked since `start`; nothing holds that was read from a model which answers otherwise now.
 
     Where `widths` were given and others found, it says so: a reading goes by the answers. Queries: `4`, those of
-    `Oracle.unchanged`, and those of `_constant`.
+    `Oracle.unchanged`, and those of `_of_constant`.
     """
     before = oracle.ledger.asked
     changed = oracle.unchanged() is False
     stats = dict(found.stats)
     if "stages" in stats:
         stats["stages"] = {**stats["stages"], "known questions": oracle.ledger.asked - before}
-    if not changed and found.outcome is Outcome.complete and found.network and _constant(found.network, oracle):
-        found = dataclasses.replace(found, outcome=Outcome.nothing_to_find)
+    if not changed and found.outcome is Outcome.complete and found.network:
+        found = dataclasses.replace(found, outcome=_of_constant(found.network, oracle))
     why = found.why
     if widths is not None and found.network is not None and found.network.widths[:-1] != widths:
         read, given = (", ".join(map(str, each)) or "none" for each in (found.network.widths[:-1], widths))
@@ -245,13 +247,16 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
     return Identification(None, Outcome.model_changed, found.queries, np.inf, found.method, (*found.why, text))
 
 
-def _constant(network: Network, oracle: Oracle) -> bool:
-    """Whether what was found has no neuron because the answers are the same at all usual inputs: it tells of none.
-    Queries: `LOOKED_AT` where no neuron was found."""
+def _of_constant(network: Network, oracle: Oracle) -> Outcome:
+    """`complete`, or what it means that a network has no neuron because answers are the same at all usual inputs: there
+    is none to find, or noise and coarse digits would hide it. Queries: `LOOKED_AT` where no neuron was found."""
     if oracle.answers == "labels" or len(network.layers) > 1 or oracle.ledger.left < LOOKED_AT:
-        return False
+        return Outcome.complete
     y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))
-    return bool((np.ptp(y, axis=0) <= EQUAL * oracle.resolution * np.abs(y).max(axis=0)).all())
+    if (np.ptp(y, axis=0) > EQUAL * oracle.resolution * np.abs(y).max(axis=0)).any():
+        return Outcome.complete
+    hidden = oracle.noise > 0 or (oracle.resolution > FINE and y.any()) or not intact(y, oracle.widest).all()
+    return Outcome.not_resolved if hidden else Outcome.nothing_to_find
 
 
 def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:

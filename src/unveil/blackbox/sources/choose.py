@@ -58,8 +58,8 @@ def as_oracle(  # noqa: PLR0913 - options of a public verb
         answers: "auto" looks and chooses. "values": numbers as they are. "probabilities": asked through log-ratios (the
             logit for a single one, and for each of several whose rows do not sum to 1), which undoes a softmax.
             "labels": integers, booleans or class names as they are; of values the class of the largest, or for one
-            output whether it reaches 0 (0.5 if the first answers all lie in [0, 1]; for another threshold use
-            `LabelsOnly`).
+            output whether it reaches 0 (0.5 if the first answers all lie in [0, 1], and then it is an error if a later
+            one does not; for another threshold use `LabelsOnly`).
         noisy: Whether the same question may get different answers; `resolution` then tells their spread.
         output: Which output of several: of an ONNX file (by default probabilities before other numbers before labels),
             or of what a module or a function returns (a dictionary, a dataclass, a tuple; by default `logits`).
@@ -79,7 +79,8 @@ def as_oracle(  # noqa: PLR0913 - options of a public verb
         UnsteadyAnswers: The same question got two different answers, by chance or because others were asked with it.
 
     Queries: `8`: four points, together and then in other company; 2 more for each that gets NaN, 60 or 252
-        where answers look sorted, 16 where they look like counts. None for an oracle.
+        where answers look sorted, 16 where they look like counts, 16 where a server writes whole numbers. None for an
+        oracle.
 
     Examples:
         >>> oracle = uv.as_oracle(lambda x: np.maximum(x, 0).sum(axis=1), shape=3, within=(-1, 1), budget=100)
@@ -132,7 +133,8 @@ def as_oracle(  # noqa: PLR0913 - options of a public verb
     if look.kind == "probabilities":
         oracle = LogRatios(oracle, reference=look.reference, each=look.reference is None)
     if answers == "labels" and look.kind != "labels":
-        oracle = LabelsOnly(oracle, threshold=(0.5 if look.unit else 0.0) if look.m == 1 else None)
+        assumed = look.m == 1 and look.unit
+        oracle = LabelsOnly(oracle, threshold=0.5 if assumed else None, assumed=assumed)
     return oracle
 
 

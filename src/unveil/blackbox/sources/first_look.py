@@ -16,6 +16,7 @@ from unveil.blackbox.source import Source, float_dtype
 from unveil.blackbox.source_oracle import Canary
 from unveil.blackbox.sources import remarks
 from unveil.blackbox.sources.known_questions import POINTS, Asking, KnownQuestions
+from unveil.blackbox.sources.remarks import MORE
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 
 # How far answers to one question may be apart when it is asked in other company, in units of the last digit of the
@@ -97,11 +98,12 @@ def first_look(
         UnsteadyAnswers: Two answers to one question differ, and `noisy` is false.
 
     Queries: `8`; 2 more for each answer that was missing, 60 or 252 where answers look sorted, 16 where they look like
-        counts, 4 to tell why answers are unsteady
+        counts, 16 where they are whole but came as text, 4 to tell why answers are unsteady
     """
     asking = Asking(source, ledger, within, grid)
     known = asking.twice(noisy)
     first, name = known.first, source.name
+    first, more = _as_numbers_in_text(first, asking, answers)
     kind, assumed = _told_or_seen(answers, first, asking)
     if kind == "labels":
         return _look_at_labels(known, asking, noisy, assumed)
@@ -114,7 +116,7 @@ def first_look(
             f"{name} answered with numbers of size {size:.2g}, whose squares double precision does not hold: "
             "divide its answers by a constant, so that they are of size one"
         )
-    dtype, digits = _digits(a, first.dtype, source)
+    dtype, digits = _digits(np.concatenate([a, values(more, name)]), first.dtype, source)
     if known.single:
         dtype = np.dtype(np.float32)
     eps = float(np.finfo(dtype).eps)
@@ -158,6 +160,20 @@ def first_look(
         notes=tuple(notes),
         assumed=assumed,
     )
+
+
+def _as_numbers_in_text(first: np.ndarray, asking: Asking, answers: str) -> tuple[np.ndarray, np.ndarray]:
+    """The answers, as float64 where whole numbers that came as text are no integers: as told, or because others are
+    not whole; and these.
+
+    Queries: `MORE` where answers that came as text are whole, if the budget allows it; else 0
+    """
+    if first.dtype.kind in "iu" and getattr(asking.source, "untyped", False) and asking.ledger.left >= MORE:
+        more = asking.ask(asking.points(MORE))
+        if more.shape[1] == first.shape[1] and (more.dtype.kind == "f" or answers in ("values", "probabilities")):
+            finite = more[np.isfinite(more).all(axis=1)]
+            return first.astype(np.float64), finite
+    return first, first[:0]
 
 
 def _told_or_seen(answers: str, first: np.ndarray, asking: Asking) -> tuple[str, str]:

@@ -35,6 +35,7 @@ class HttpSource:
 
     Attributes:
         classes: The name of each output, where the server tells names; None as long as none were seen.
+        untyped: Whether numbers come as text, where what has no fraction may look like an integer.
         within: The legal range of whole numbers, where the server takes such; else None.
         grid: 1 where the server takes whole numbers, else None.
 
@@ -67,6 +68,7 @@ class HttpSource:
         self.name = self._wire.shown
         self.shape = self._talk.shape
         self.dtype = self._talk.dtype
+        self.untyped = isinstance(speaks, JsonEndpoint)
         self.grid: float | None = self._talk.grid
         self.within: tuple[float, float] | None = getattr(self._talk, "within", None)
         self._sent = 0

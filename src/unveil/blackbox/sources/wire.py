@@ -31,6 +31,8 @@ T = TypeVar("T")
 REFUSED = (429, 503)
 # A machine in between gave up: the model may have answered, and charged, all the same.
 UNSURE = (502, 504)
+# How servers refuse what is too much for one request.
+TOO_MANY = (400, 413, 422)
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 REDIRECTS = 5
 
@@ -155,7 +157,7 @@ class Wire:
                         if response.has_redirect_location:
                             url = self._redirected(method, url, response)
                             continue
-                        return self._judge(method, response, await self._read(response))
+                        return self._judge(method, response, await self._read(response), questions)
                 raise SourceError(f"{self.shown}: more than {REDIRECTS} redirects")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             budget.sent -= questions  # nothing went out
@@ -183,7 +185,7 @@ class Wire:
                 )
         return bytes(body)
 
-    def _judge(self, method: str, response: httpx.Response, body: bytes) -> Reply | _Trouble | None:
+    def _judge(self, method: str, response: httpx.Response, body: bytes, questions: int) -> Reply | _Trouble | None:
         status = response.status_code
         if status == 200:
             return Reply({name.lower(): value for name, value in response.headers.items()}, body)
@@ -197,6 +199,8 @@ class Wire:
             return _Trouble(self._clean(text), again=sure or self.options.ask_again, maybe=not sure, wait=wait)
         if status in (401, 403):
             text += "; give a token in the environment variable UNVEIL_TOKEN or in a file (--token-file)"
+        if status in TOO_MANY and questions > 1:
+            text += f"; if {questions} questions are more than it takes at once, say how many it does: batch= (--batch)"
         if status >= 500:
             text += "; if asking again may help, allow it: retry_on=(500,) (--retry-on 500)".replace("500", str(status))
         raise SourceError(f"{self.shown}: {self._clean(text)}")

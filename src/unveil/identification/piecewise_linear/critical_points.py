@@ -18,7 +18,7 @@ from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_silent, without_spare, without_twins
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.error_limits import FLOOR, allowed, passes, strange
+from unveil.identification.piecewise_linear.error_limits import DROWNS, FLOOR, HIDES, allowed, passes, strange
 from unveil.identification.piecewise_linear.far_places import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
@@ -235,7 +235,13 @@ class _Attempt:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""
         most, steady = allowed(self.method.accept, seen, noise, self.oracle.resolution)
         if passes(self.method.accept, seen, noise, self.oracle.resolution):
-            return Outcome.complete
+            if seen.residual <= HIDES:
+                return Outcome.complete
+            self.why.append(
+                f"Errors at fresh points are the answers' own, but up to {seen.residual:.1g} of their spread: what is "
+                "less than that is not seen among them."
+            )
+            return Outcome.approximate if seen.residual <= DROWNS else Outcome.not_resolved
         if seen.residual <= most and steady:
             self.why.append(
                 f"Errors at usual points are small, but up to {seen.roundings:.0f} times the answers' rounding: a "

@@ -19,6 +19,9 @@ FLOOR = 100.0
 # With fewer than some five digits that is a share of the answers' spread that anyone would notice: there, ten times
 # this one, or their rounding.
 NOTICED = 1e-3
+# Among errors of more than this share of the spread a neuron that makes as much is not seen: nothing is complete there,
+# and where they are about all there is, nothing is known.
+HIDES, DROWNS = 0.1, 0.5
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # more answers like these are asked for; where that is no help other lines are, and the best reading is taken.
 STRANGE = 1e5

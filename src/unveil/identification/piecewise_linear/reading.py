@@ -111,6 +111,7 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         # Answers with few digits may be an affine map's, which no breakpoint tells.
         over = bool(number) and barren > rounds.barren and (exact or not state.whole)
         if (not len(state.found) and (exact or state.layers)) or (over and (exact or not state.layers)):
+            yield state  # without what was not met again
             return
         if grown or not exact:
             state = close(setup, state, lines=not over and number < rounds.most).counted()

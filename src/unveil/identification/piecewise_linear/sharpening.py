@@ -190,7 +190,7 @@ def unmix(
     """
     rows, bias = layer
     error = found.straight.error
-    if not found.slope.any():
+    if not len(rows) or not found.slope.any():
         return rows, bias, error
     for _ in range(PASSES):
         new, expected = _mixed(frame, found, (rows, bias))

@@ -85,9 +85,15 @@ def hard_ones(network: Network, told: Told, count: int, rng: np.random.Generator
     return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
 
 
+def tail_of(network: Network, first: int) -> tuple[int, Network]:
+    """The layers from `first` on, or the last one, as a network without a hidden layer has no other; which is first."""
+    first = min(first, len(network.layers) - 1)
+    return first, Network(network.layers[first:])
+
+
 def answers_per_step(network: Network, there: int, first: int = 0) -> int:
     """How many of the answers that there are a step of least squares on the layers from `first` on takes."""
-    size = parameters(Network(network.layers[first:]))
+    size = parameters(tail_of(network, first)[1])
     each, least = (PER_PARAMETER, FEWEST) if size > FEW else (PER_ONE_OF_FEW, FEWEST_OF_FEW)
     return int(min(max(each * size / network.m, least), ENOUGH, there))
 
@@ -112,7 +118,7 @@ def planned(network: Network, there: int, first: int = 0, brief: bool = False, a
     `there`: answers that there are. `brief`: of a network that is right already or not worth more. `allowed`: numbers
     multiplied at most: fewer steps where they cost more, and none where not even one is worth it.
     """
-    tail, answers = Network(network.layers[first:]), answers_per_step(network, there, first)
+    tail, answers = tail_of(network, first)[1], answers_per_step(network, there, first)
     size = parameters(tail)
     few = size <= FEW
     each = (float(size) ** 2 * tail.m if few else of_product(tail)) * answers
@@ -145,7 +151,7 @@ def fitted(  # noqa: PLR0913 - one round of a student, by name
     if not plan.times:
         return network, damping, 0.0
     h, y, counts, _ = told.some(hard_ones(network, told, answers_per_step(network, len(told.x), first), rng))
-    tail = Network(network.layers[first:])
+    first, tail = tail_of(network, first)
     for layer in network.layers[:first]:
         h = layer(h)
     if parameters(tail) <= FEW:

@@ -119,7 +119,7 @@ class LabelFitting(Run):
                 held_labels = self._asked(held)
             if len(np.unique(held_labels)) < 2:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")
-                return self.end(Outcome.nothing_to_find)
+                return self.end(Outcome.not_measured)
             self._add(self._points(int(min(BEGIN, self.left()))))
             if len(self.x):
                 self._train(held, held_labels)
