@@ -150,3 +150,31 @@ def test_a_network_without_a_hidden_layer_can_be_fitted(rng: np.random.Generator
     found, _, work = fitted(Student.begin(start, told), told, 1e-9, rng, first=1)
     assert work > 0
     assert np.abs(found.layers[0].dense() - w).max() < 1e-6
+
+
+def test_labels_of_one_input_that_change_depend_on_it(rng: np.random.Generator) -> None:
+    for answer in (lambda x: (x[:, 0] > 0.3).astype(int), lambda x: np.floor(x[:, 0]).astype(int)):
+        span = uv.row_span(uv.as_oracle(answer, 1, answers="labels"), rng=rng)
+        assert span.outcome is uv.Outcome.full_rank
+        assert np.array_equal(np.abs(span.basis), [[1.0]])
+    constant = uv.as_oracle(lambda x: np.zeros(len(x), dtype=int), 1, answers="labels", budget=5000)
+    assert uv.row_span(constant, rng=rng).outcome is uv.Outcome.not_measured
+
+
+@pytest.mark.parametrize(
+    "within", [(-1e308, 1e308), (np.full(2, -1e308), np.full(2, 1e308)), (-1e308, np.full(2, 1e308))]
+)
+def test_a_box_has_a_width_that_is_a_number(within) -> None:
+    with pytest.raises(uv.BadInput, match="wider"):
+        uv.as_oracle(lambda x: x, 2, within=within)
+
+
+def test_a_model_with_limits_is_told_how_to_stay_within_them() -> None:
+    def limited(x: np.ndarray) -> np.ndarray:
+        if np.abs(x).max() > 1:
+            raise ValueError("input out of range")
+        return x
+
+    with pytest.raises(SourceError, match=r"reaches \d.*out of range.*within="):
+        uv.as_oracle(limited, 40)
+    assert uv.as_oracle(limited, 40, within=(-1, 1)).m == 40

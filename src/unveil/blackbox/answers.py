@@ -35,8 +35,9 @@ def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
     except (Exception, SystemExit) as error:  # that a model ended the program is no result
         shape = ", ".join(str(d) for d in (len(x), *source.shape))
         raise SourceRaised(
-            f"{source.name} failed on an input of shape ({shape}): {type(error).__name__}: {first_line(error)}; "
-            "it must answer any number of questions at once: see docs/add-a-source.md, or pass shape="
+            f"{source.name} failed on an input of shape ({shape}) that reaches {np.abs(x).max():.3g} in size: "
+            f"{type(error).__name__}: {first_line(error)}; it must answer any number of questions at once: see "
+            "docs/add-a-source.md, or pass shape=; and all that may be asked: pass within=(low, high) if it has limits"
         ) from error
     finally:
         ledger.sent += source.attempts()

@@ -21,6 +21,9 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 HALF, SINGLE, DOUBLE = 11, 24, 53
 
 
+WIDEST = 1e300  # that a bound may be, so that widths are numbers
+
+
 def box(within: Any, n: int | None = None) -> Within | None:
     """`within=` as people write it: a pair of numbers, or of arrays with one bound per input.
 
@@ -29,7 +32,7 @@ def box(within: Any, n: int | None = None) -> Within | None:
         n: Number of inputs, if known: arrays must have as many bounds.
 
     Raises:
-        BadInput: Not a pair, not finite, not low < high everywhere, or another number of bounds.
+        BadInput: Not a pair, not finite (nor its widths), not low < high everywhere, or another number of bounds.
     """
     if within is None:
         return None
@@ -41,6 +44,8 @@ def box(within: Any, n: int | None = None) -> Within | None:
         ) from None
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise BadInput(f"within must be finite; got {_shown(within)}")
+    if max(-low.min(initial=0), high.max(initial=0)) > WIDEST:
+        raise BadInput(f"within is wider than double precision holds numbers; got {_shown(within)}")
     if low.ndim == high.ndim == 0:
         if not low < high:
             raise BadInput(f"within must be two finite numbers, low < high; got {_shown(within)}")

@@ -151,6 +151,9 @@ class _Search:
         points = boundary_points(self.side, ground, 12, self.found.basis, self.rng)
         if not len(points.x):  # the second label was met once, and not again
             return Outcome.not_measured
+        if self.side.oracle.n == 1:  # there is one direction, and labels change along it
+            self.found = self.found.with_normals(points[:1], np.ones((1, 1)), np.zeros(1), 1)
+            return Outcome.full_rank
         self.scale: Scale = find_scale(self.side, points, self.rng)
         self.book("start")
         last, rank = np.inf, 0
