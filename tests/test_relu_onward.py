@@ -31,7 +31,7 @@ def test_one_bend_is_located_to_within_its_width_and_others_are_not_taken_for_on
     centre = rng.standard_normal((count, n))
     centre /= np.linalg.norm(centre, axis=1, keepdims=True)
     step = 0.01 * rng.standard_normal((count, n))
-    place = rng.uniform(-0.8, 0.8, count)
+    place = rng.uniform(-0.9, 0.9, count)
     place[300:] = np.where(np.arange(100) % 2, 5.0, -5.0)  # beyond the step: nothing bends
     second = np.where(np.arange(count) < 200, 5.0, np.clip(-place, -0.7, 0.7) + 0.15)
 

@@ -1,4 +1,4 @@
-"""local_breakpoints: where one breakpoint lies within a short step, from a dozen answers along it."""
+"""local_breakpoints: where one breakpoint lies within a short step, from a few answers along it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from unveil.blackbox.line_search.fit import limit
 from unveil.blackbox.rounding import LOUDER, Ask, Rounding
 
 # Answers along one step, both ends among them.
-POINTS = 13
+POINTS = 9
 # Breakpoints weaker than this many standard deviations, at the end of the step, are not looked at.
 CLEAR = 12.0
+AT = 6.0  # standard deviations up to which a breakpoint may be in the same place as an answer
 # Numbers that two lines which share a point are: where rounding is more than expected it is what answers leave of them.
 NUMBERS = 4
 
@@ -58,7 +59,8 @@ def local_breakpoints(
     count, m = len(centre), len(noise.floor)
     if not count:
         return LocalBreakpoints(np.zeros(0), np.zeros(0), np.zeros((0, m)), np.zeros(0, dtype=bool))
-    t = np.linspace(-1, 1, POINTS)
+    # Denser at the ends: two answers beyond a breakpoint are needed there, and lines are told by their ends.
+    t = np.sin(np.pi / 2 * np.linspace(-1, 1, POINTS))
     x = centre[:, None] + t[:, None] * step[:, None]
     y = ask(x.reshape(-1, x.shape[2])).reshape(count, POINTS, m)
     sigma = noise.at(centre, y[:, POINTS // 2])
@@ -89,7 +91,9 @@ def local_breakpoints(
     loud = np.maximum(loud, 1.0)
     strong = np.sqrt((jumps**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR * loud
     none = straight <= most * np.where(strong, 1.0, loud)
-    good = ~none & (best <= most * loud) & (loud <= LOUDER) & strong
+    # One that is nearer to an end than the second answer looks as if it were there.
+    beyond = np.abs(where) + AT * width * loud > t[-2]
+    good = ~none & (best <= most * loud) & (loud <= LOUDER) & strong & ~beyond
     return LocalBreakpoints(np.where(good, where, np.nan), width * loud, jumps * sigma, none)
 
 

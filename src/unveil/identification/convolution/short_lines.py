@@ -60,7 +60,7 @@ def sighted(  # noqa: PLR0913 - what all sightings share
 
     Lines through many neurons show only those whose slopes stand out from the rounding of the answers; a short line
     that meets one neuron alone shows it better. `spacing`: usual way from one breakpoint of a line to the next.
-    Queries: `13 WINDOWS` at most.
+    Queries: `9 WINDOWS` at most.
     """
     corner = _beside(kernel, picture, rng)
     theta = np.append(kernel.weights.ravel(), kernel.bias)
@@ -125,7 +125,7 @@ def traced(  # noqa: PLR0913 - what all sightings share
 
     The window's pixels are moved at random, and the breakpoint is looked for where the kernel says, on short lines;
     each round goes as far as short lines still hold its error. A first-layer hyperplane is straight however far it is
-    followed, others are left soon. Queries: `13` per short line.
+    followed, others are left soon. Queries: `9` per short line.
     """
     kernel = _with_rim(kernel, picture)
     line = seen.line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +31,7 @@ from unveil.identification.piecewise_linear.rare_neurons import last_layer, outp
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, sharper_rows
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
-from unveil.identification.piecewise_linear.sharpening import unmix, worst_sharpened
+from unveil.identification.piecewise_linear.sharpening import sharpened, unmix, worst_sharpened
 from unveil.identification.piecewise_linear.sign_recovery import dependent, too_many
 from unveil.identification.piecewise_linear.traced_layers import FEW, first_sums, trace_layers
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
@@ -47,13 +48,15 @@ FOLLOWED, PATIENCE = 128, 0.8
 FOREIGN, FEW_ON = 500, 0.2
 # Rows with larger errors are measured again by breakpoints as long as neurons are looked for.
 VAGUE = 1e-3
+# With rows further off than this answers seem to change for a missing neuron's sake: they are measured once more.
+LEAKY = 2e-3
 # A region where all neurons are active begins so many errors of their rows, at inputs so many times as large as usual
 # ones, inside.
 FURTHER, SAFE = 4.0, 3.0
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
 AGAIN, FEW_LINES = 3, 4
 PER_NEURON, SPARE = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
-STEPS = 24  # steps of the fit of all weights at most
+TURNS, STEPS = 2, 24  # fits of all weights at the end, and steps of each, at most
 PER_WEIGHT = 100  # answers per weight of a neuron of which one in a hundred inputs may tell
 
 
@@ -251,7 +254,8 @@ def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np
 
 def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFound, AffineMap, bool]:
     """The layer as all derivatives tell it, with neurons that only sharp rows show, and whether some are missing still.
-    Queries: those of `missing`, and of `AGAIN` times `FEW_LINES` lines at most."""
+    Queries: those of `missing`, of `sharpened` for rows that are further off than `LEAKY`, and of `AGAIN` times
+    `FEW_LINES` lines at most."""
     by_points, had = frame.free and frame.d > BY_POINTS, 0
     for number in range(AGAIN + 1):
         if by_points:
@@ -259,13 +263,17 @@ def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) ->
             layer, had = turned(frame, found), len(found)
         else:
             found, layer = _unmixed(frame, found, layer)
+            vague = np.flatnonzero(found.straight.error > LEAKY)
+            if len(vague):
+                found = sharpened(setup.probe, frame, found, vague)
+                layer = turned(frame, found)
         if not missing(setup.probe, frame, found):
             return found, layer, False
         if number == AGAIN:
             break
         steps = layer_steps(setup.probe, frame, far=setup.far, most_lines=FEW_LINES, found=found, sure=True)
         more = finished(steps)
-        if len(more) == len(found) and by_points:
+        if len(more) == len(found) and frame.free:
             # Only a neuron that is missing would bend these lines: answers change there for the errors of rows.
             return found, layer, False
         if len(more) == len(found) or len(more) > frame.d:
@@ -310,13 +318,18 @@ def _ended(setup: Setup, state: Reading) -> Reading:
     out = weighted_output(F, y, probe.noise.counts(x, y)[0])
     network = Network.from_weights([*layers, (out[:k].T, out[k])], shape=setup.oracle.shape)
     x, y = fresh_on_both_sides(setup, state, network)
-    lacked = with_rare(layers, x, y, lambda more: _kept(setup, state, more), probe.rng)
-    if lacked is not layers:
-        x, y = state.fresh.all()
-        state = replace(state, layers=tuple(lacked))
-        network = Network.from_weights([*lacked, output_suiting_most(lacked, x, y)], shape=setup.oracle.shape)
-    counts, sigma = probe.noise.counts(x, y)
-    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, steps=STEPS)
+    for turn in range(TURNS):
+        # What errors of rows hide at first shows once all weights were fitted.
+        lacked = with_rare(layers, x, y, partial(_kept, setup, state), probe.rng)
+        if lacked is not layers:
+            x, y = state.fresh.all()
+            state = replace(state, layers=tuple(lacked))
+            network = Network.from_weights([*lacked, output_suiting_most(lacked, x, y)], shape=setup.oracle.shape)
+        elif turn:
+            break
+        counts, sigma = probe.noise.counts(x, y)
+        network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, steps=STEPS)
+        layers = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
     # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
     smaller = without_idle(network, x, probe.noise.at(x, y))
     if smaller.widths != network.widths:

@@ -30,6 +30,7 @@ from unveil.identification.piecewise_linear.output_behind import (
     most_wrong,
     output_behind,
     output_error,
+    weighted_spread,
 )
 from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -114,8 +115,7 @@ def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
     wrong, state = _where_wrong(setup, state, closed)
     # A neuron of a layer behind another that is missing is active at few inputs: lines there tell more than a fit.
     if closed.left > (closed.rounding if lines and state.layers and len(wrong) else most):
-        whole = k < frame.d and frame.free and not missing(setup.probe, frame, found)
-        return replace(state, whole=False, lacking=False, wrong=wrong[:0] if whole else wrong)
+        return replace(state, whole=False, lacking=False, wrong=wrong[:0] if _all_met(setup, state) else wrong)
     if not k:
         affine = Network.from_weights([*state.layers, (out[1:].T, out[0])], shape=setup.oracle.shape)
         return _fitted(state, found, affine, lacking=False)
@@ -143,6 +143,9 @@ def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
         if less < HALF * rms:
             network, rms = other, less
     fits = rms <= FITS * sigma
+    if rms > CONVINCING * max(weighted_spread(y, counts), sigma) and _all_met(setup, state):
+        # So few hyperplanes bent that they could have been the layer's; but what it lacks must lie behind it.
+        return replace(state, whole=False, lacking=False, wrong=state.wrong[:0])
     return _fitted(state, _sharpened(network, found, rms, fits), network, lacking=not fits and (more or k < frame.d))
 
 
@@ -159,6 +162,13 @@ def _where_wrong(setup: Setup, state: Reading, closed: Output) -> tuple[Float[np
         return wrong, state
     right = alike([*state.layers, layer], wrong, x[size <= np.median(size)], setup.probe.rng, 1)
     return wrong, replace(state, right=right)
+
+
+def _all_met(setup: Setup, state: Reading) -> bool:
+    """Whether answers change along none of many directions that the rows of the layer do not see. Queries: those of
+    `missing`, none where rows see all directions or a box is in the way."""
+    found, frame = state.found, state.frame
+    return len(found) < frame.d and frame.free and not missing(setup.probe, frame, found)
 
 
 def _fitted(state: Reading, found: LayerFound, network: Network, *, lacking: bool) -> Reading:

@@ -337,9 +337,10 @@ def told(
     chosen: Chosen,
     pool: Float[np.ndarray, "N n"],
 ) -> list[Station]:
-    """Derivatives that could contradict a layer, where those measured so far are too few for that. Queries: `r + 4` per
-    derivative in the r directions in which the layers before move."""
-    (rows, bias), lack, out = chosen.layer(neurons), HELD[True].telling - chosen.telling, list[Station]()
+    """Derivatives that could contradict a layer, where those measured so far are too few for that. Queries: those of
+    `derivatives` for each, along the r directions in which the layers before move."""
+    (rows, bias), lack = chosen.layer(neurons), HELD[probe.noise.exact].telling - chosen.telling
+    out = list[Station]()
     for x in pool:
         if lack <= 0:
             break

@@ -38,13 +38,16 @@ OWN = 0.85  # share of the breakpoints that must be the neuron's own
 SURE = 5e-3  # a hyperplane met in places all over it is known far better than to this; one that is not was not followed
 
 
-def follow(behind: Behind, seen: CriticalPoint, spacing: float, known: Sequence[Neuron] = ()) -> Neuron | None:
+def follow(
+    behind: Behind, seen: CriticalPoint, spacing: float, known: Sequence[Neuron] = (), fine: float = 0.0
+) -> Neuron | None:
     """The neuron of the next layer that bends here; None if there is none, or its hyperplane gets lost.
 
     A breakpoint is located in ever more places where the neuron must be seen. Each is a linear equation for its weights
     and its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it
     follows. `spacing`: typical distance between breakpoints. `known`: neurons whose breakpoints are not its own.
-    Queries: 13 for each of two to three places per weight.
+    `fine`: an error of its weights from which on further places tell nothing that is of use. Queries: 9 for each of
+    two to three places per weight; of `FIRST` places where the normal told all weights that well.
     """
     for wider in WIDER:
         one = _One.begin(behind, seen, wider, spacing)
@@ -58,7 +61,7 @@ def follow(behind: Behind, seen: CriticalPoint, spacing: float, known: Sequence[
                 one, more = one.filled()
                 if not more:
                     break
-        one, there = one.located(_One.anywhere, int(CONFIRM * (len(one.known) + 1)))
+        one, there = one.located(_One.anywhere, int(CONFIRM * (len(one.known) + 1)), fine)
         if there:
             neuron, at = one.result(), one.at[1:]
             own = min(one.own, 1 - float(behind.explained(at, np.zeros(len(at)), known).mean()))
@@ -143,16 +146,19 @@ class _One:
         size = float(np.linalg.norm(w))
         return Neuron(w / size, float(self.theta[-1]) / size, self.known, (), self.spread / size**2)
 
-    def located(self, places: Callable[[_One], np.ndarray], count: int) -> tuple[_One, bool]:
-        """The breakpoint in so many of these places where everything active is known; False if it is not there."""
+    def located(self, places: Callable[[_One], np.ndarray], count: int, fine: float = 0.0) -> tuple[_One, bool]:
+        """The breakpoint in so many of these places where everything active is known, in `FIRST` of them once its
+        weights are known to `fine`; False if it is not there."""
         one, had, last = self, len(self.g), 0
         for attempt in range(12):
-            missing = count - (len(one.g) - had)
-            if missing <= 0:
+            here = len(one.g) - had
+            count = min(count, FIRST) if one.error <= fine else count
+            if here >= count:
                 return one, True
             there = one.usable(places(one))
             # A few first: most breakpoints followed are of deeper layers, and are lost at once. Then as many as it
-            # takes where as large a share shows one as did so far.
+            # takes where as large a share shows one as did so far, but no more than there were: these may be enough.
+            missing = min(count - here, max(here, FIRST)) if fine else count - here
             most = FIRST if attempt < 1 else int(missing * one.tried / max(one.met, 1)) + 1
             # Where least is known most is learnt.
             order = np.argsort(-there.half, kind="stable")
@@ -197,6 +203,12 @@ class _One:
             over = (self.sums(middle) > 0)[:, None]
             a, b = np.where(over, middle, a), np.where(over, b, middle)
         return np.asarray((a + b) / 2)
+
+    @property
+    def error(self) -> float:
+        """Expected error of its weights, relative to these; infinite as long as some are unknown."""
+        size = float(np.linalg.norm(self.theta[:-1]))
+        return float(np.sqrt(np.trace(self.spread[:-1, :-1]))) / size if self.known.all() else np.inf
 
     @property
     def rng(self) -> np.random.Generator:

@@ -21,9 +21,9 @@ RARE = 0.05  # a window tells nothing where more hyperplanes than this are expec
 # Hyperplanes met up to which one that ends is looked at there: where more neurons are active none ends for long.
 NARROW = 8
 # Answers with few digits: places at first, half of which must show a breakpoint; places per round, rounds, and the
-# standard deviations by which breakpoints must be met more often than beside the hyperplane (17 of two rounds' places
+# standard deviations by which breakpoints must be met more often than beside the hyperplane (all of a round's places
 # are enough where the window beside shows none); what may still become of it.
-GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 9, 8, 4.0, 0.2
+GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 7, 10, 4.0, 0.2
 
 
 def straight_ones(
@@ -91,7 +91,7 @@ def _more_than_beside(probe: Probe, frame: Frame, found: LayerFound, planes: Hyp
     each = planes[np.repeat(np.arange(count), GLANCES)]
     seen = Windows.far(probe, frame, others, each).bends() > BEND
     open_ = np.flatnonzero(2 * seen.reshape(count, GLANCES).sum(axis=1) >= GLANCES)
-    hits, beside = np.zeros(count, dtype=int), np.zeros(count, dtype=int)
+    hits, beside = seen.reshape(count, GLANCES).sum(axis=1), np.zeros(count, dtype=int)
     for chance in range(1, CHANCES + 1):
         if not len(open_):
             break
@@ -99,9 +99,13 @@ def _more_than_beside(probe: Probe, frame: Frame, found: LayerFound, planes: Hyp
         hit, control, _ = Windows.far(probe, frame, others, each).met()
         hits[open_] += hit.reshape(-1, PLACES).sum(axis=1)
         beside[open_] += control.reshape(-1, PLACES).sum(axis=1)
-        more = hits - beside
-        straight[open_] = (more / np.sqrt(hits + beside + 1) >= SURE)[open_]
-        open_ = open_[~straight[open_] & (more[open_] >= HOPE * chance * PLACES)]
+        # Shares of the windows that show one, and how far apart chance lets them be where both are the same.
+        windows = GLANCES + chance * PLACES, chance * PLACES
+        more = hits / windows[0] - beside / windows[1]
+        alike = (hits + beside) / sum(windows)
+        apart = np.sqrt(alike * (1 - alike) * (1 / windows[0] + 1 / windows[1]))
+        straight[open_] = ((more >= SURE * apart) & (more > 0))[open_]
+        open_ = open_[~straight[open_] & (more[open_] >= HOPE)]
     return straight
 
 

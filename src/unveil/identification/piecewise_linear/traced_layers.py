@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
@@ -14,7 +14,7 @@ from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.behind import Behind, Lines
 from unveil.identification.piecewise_linear.completeness import leaks, steady
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint
-from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums
+from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums, told
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import follow
@@ -28,10 +28,12 @@ LINES, MOST_LINES, FAR = 4, 80, 1e3  # lines searched at a time, and most per la
 # are up to ten times as large as usual ones.
 INSIDE = 30.0
 APART = 2.0  # square distance of usual inputs from each other, in units of their own square length
-WHOLE = 0.95  # share of the derivatives that must be sums of a layer's active neurons for it to be whole
-# Rounds of lines that must show nothing new before; the share after more of them, when neurons that hardly ever matter
-# are left; and the rounds after which it is given up.
-CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
+# Share of the derivatives that must be sums of a layer's active neurons for it to be whole: some left their region, and
+# whether a neuron is missing usual points tell.
+WHOLE = 0.9
+# Rounds in a row that may show nothing new: as long as some neuron was crossed by few lines; until it is given up; and
+# where nothing at all was met that is not explained.
+QUIET, LOST, NOTHING = 6, 8, 2
 # Lines that must cross the hyperplane of each neuron that any of them crosses: as long as some is crossed once or twice
 # others as rare have not been met (Good, 1953).
 OFTEN = 3
@@ -43,6 +45,7 @@ ALIKE = 0.03  # neurons that differ less, as far as both are known, are one
 LOOKS, AMONG, FEW, BEYOND, HALVINGS = 300, 2, 0.01, 0.3, 5
 # Share of the answers' spread that may be left behind the last layer; of most answers, where some lack a neuron.
 ENDS, MOSTLY_ENDS = 0.01, 1e-3
+FINE = 3e-4  # errors of rows that leave less than that, where those of the layers before are no larger
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,14 @@ class Traced:
         return np.array([one.weights for one in self.partial]), np.array([one.bias for one in self.partial])
 
     @property
+    def before(self) -> float:
+        """The largest error of a row of the layers that were read whole."""
+        return _largest(self.spreads)
+
+    @property
     def doubt(self) -> float:
         """The largest error of a row."""
-        spreads = [*self.spreads, np.array([one.spread[:-1, :-1] for one in self.partial])]
-        return float(np.sqrt(max(np.trace(each, axis1=1, axis2=2).max() for each in spreads if len(each))))
+        return _largest([*self.spreads, np.array([one.spread[:-1, :-1] for one in self.partial])])
 
     def spacing(self, anywhere: bool) -> float:
         """Typical distance between breakpoints of lines, among usual values or where all are positive."""
@@ -96,6 +103,11 @@ class Traced:
         spreads = (*self.spreads, np.array([one.spread for one in self.partial]))
         layers = (*self.layers, layer)
         return replace(self, layers=layers, spreads=spreads, partial=(), looked=frozenset(), whole=None)
+
+
+def _largest(spreads: Sequence[np.ndarray]) -> float:
+    """The largest error of a row with these covariances."""
+    return float(np.sqrt(max(np.trace(each, axis1=1, axis2=2).max() for each in spreads if len(each))))
 
 
 def first_sums(probe: Probe, frame: Frame, error: Float[np.ndarray, " d"]) -> tuple[Probe, Frame, Frame]:
@@ -151,7 +163,8 @@ def _next_layer(
     is active elsewhere: usual points tell, and lines lead there.
     """
     quiet = searched = aimed = 0
-    while searched < MOST_LINES and quiet < LOST:
+    before, looked_at = len(state.unexplained), None
+    while searched < MOST_LINES and quiet < (LOST if len(state.unexplained) > before else NOTHING):
         had = len(state.partial)
         behind, spacing = _behind(probe, usual if aimed else frame, state), state.spacing(bool(aimed))
         fresh = [i for i in range(len(state.unexplained)) if i not in state.looked]
@@ -162,25 +175,30 @@ def _next_layer(
             seen = state.unexplained[i]
             if behind.explained(seen.x[None], np.zeros(1), state.partial)[0]:
                 continue
-            one = follow(behind, seen, spacing, state.partial)
+            one = follow(behind, seen, spacing, state.partial, min(state.before, FINE))
             if one is not None:
                 state = replace(state, partial=_with(state.partial, one))
                 yield state
         quiet, aimed = (0, min(aimed, 1)) if len(state.partial) > had else (quiet + 1, aimed)
-        if not aimed and (quiet < CALM or (quiet < QUIET and _seldom(behind, state))):
+        if not aimed and (not searched or not quiet or (quiet < QUIET and _seldom(behind, state))):
             state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
         else:
-            least = WHOLE if quiet < QUIET else NEARLY
-            summed = _summed(behind.layers, state, least)
+            if not aimed and state.partial:
+                state = _with_telling(probe, frame, state, behind.layers)
+            summed = _summed(behind.layers, state)
             if summed is None:
                 among = aimed % 2 == 0
                 lines = _through(usual, probe.rng) if among else frame.lines(LINES, FAR, probe.rng)
                 state = _search(probe, usual if among else frame, state, lines)
             else:
                 of_layer, layer = summed
-                some = usual.sample(AMONG * LOOKS, probe.rng)
-                right, wrong = leaks(probe, behind.layers, layer, some, LOOKS, state.doubt)
-                if quiet > QUIET or len(wrong) <= FEW * len(right) or not len(right):
+                if looked_at is None or not np.array_equal(layer[0], looked_at):
+                    # The same layer as before leaks where it did.
+                    some, looked_at = usual.sample(AMONG * LOOKS, probe.rng), layer[0]
+                    right, wrong = leaks(probe, behind.layers, layer, some, LOOKS, state.doubt)
+                # A few may be for errors of rows, but lines that lead to them are cheap.
+                few = not len(wrong) or (aimed > 0 and len(wrong) <= FEW * len(right))
+                if quiet > QUIET or few or not len(right):
                     share = len(wrong) / max(len(right) + len(wrong), 1)
                     yield replace(state, partial=of_layer, whole=layer, lacking=(*state.lacking, share))
                     return
@@ -205,16 +223,24 @@ def _seldom(behind: Behind, state: Traced) -> bool:
     return bool(((crossed > 0) & (crossed < OFTEN)).any())
 
 
-def _summed(layers: list[AffineMap], state: Traced, least: float) -> tuple[tuple[Neuron, ...], AffineMap] | None:
+def _summed(layers: list[AffineMap], state: Traced) -> tuple[tuple[Neuron, ...], AffineMap] | None:
     """The neurons of the layer, and it; None where derivatives do not show that they are all of it. Those that none
     calls for were met by mistake, or twice."""
     if not state.partial:
         return None
     sums = Sums.of_stations(layers, state.partial, state.stations, HELD[False])
-    chosen = sums.made_up(np.ones(len(state.partial), dtype=bool), least)
-    if chosen.telling < HELD[False].telling or len(chosen.wrong) > (1 - least) * chosen.telling:
+    chosen = sums.made_up(np.ones(len(state.partial), dtype=bool), WHOLE)
+    if chosen.telling < HELD[False].telling or len(chosen.wrong) > (1 - WHOLE) * chosen.telling:
         return None
     return tuple(compress(state.partial, chosen.use)), chosen.layer(state.partial)
+
+
+def _with_telling(probe: Probe, frame: Frame, state: Traced, layers: list[AffineMap]) -> Traced:
+    """With derivatives that could contradict the neurons met so far as a layer, where too few of those beside their
+    breakpoints do. Queries: those of `told`."""
+    sums = Sums.of_stations(layers, state.partial, state.stations, HELD[False])
+    chosen, pool = sums.made_up(np.zeros(len(state.partial), dtype=bool), 0.0), frame.sample(LOOKS, probe.rng)
+    return replace(state, stations=(*state.stations, *told(probe, layers, state.partial, chosen, pool)))
 
 
 def _through(usual: Frame, rng: np.random.Generator) -> Lines:
