@@ -31,9 +31,9 @@ APART = 2.0  # square distance of usual inputs from each other, in units of thei
 # Share of the derivatives that must be sums of a layer's active neurons for it to be whole: some left their region, and
 # whether a neuron is missing usual points tell.
 WHOLE = 0.9
-# Rounds in a row that may show nothing new: as long as some neuron was crossed by few lines; until it is given up; and
-# where nothing at all was met that is not explained.
-QUIET, LOST, NOTHING = 6, 8, 2
+# Rounds in a row that show nothing new before a layer is looked at as a whole; those that may as long as some neuron
+# was crossed by few lines; until it is given up; and where nothing at all was met that is not explained.
+CALM, QUIET, LOST, NOTHING = 2, 6, 8, 2
 # Lines that must cross the hyperplane of each neuron that any of them crosses: as long as some is crossed once or twice
 # others as rare have not been met (Good, 1953).
 OFTEN = 3
@@ -180,7 +180,7 @@ def _next_layer(
                 state = replace(state, partial=_with(state.partial, one))
                 yield state
         quiet, aimed = (0, min(aimed, 1)) if len(state.partial) > had else (quiet + 1, aimed)
-        if not aimed and (not searched or not quiet or (quiet < QUIET and _seldom(behind, state))):
+        if not aimed and (not searched or quiet < CALM or (quiet < QUIET and _seldom(behind, state))):
             state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
         else:
             if not aimed and state.partial:
