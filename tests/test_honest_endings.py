@@ -178,3 +178,11 @@ def test_a_model_with_limits_is_told_how_to_stay_within_them() -> None:
     with pytest.raises(SourceError, match=r"reaches \d.*out of range.*within="):
         uv.as_oracle(limited, 40)
     assert uv.as_oracle(limited, 40, within=(-1, 1)).m == 40
+
+
+def test_noise_drawn_from_the_seed_that_the_rows_were_is_hidden_too() -> None:
+    rows = np.random.default_rng(3).standard_normal((4, 15))
+    span = uv.row_span(uv.as_oracle(lambda x: np.tanh(x @ rows.T), 15), rng=np.random.default_rng(0))
+    hidden = uv.obfuscate(span, np.ones((10, 15)), scale=10.0, rng=np.random.default_rng(3))
+    assert np.abs(span.project(hidden.inputs - 1)).max() < 1e-12 * hidden.noise_norm.max()
+    assert np.allclose(hidden.noise_norm, 10 * 15**0.5)

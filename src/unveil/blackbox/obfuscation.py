@@ -140,8 +140,10 @@ def obfuscate(  # noqa: PLR0913 - options of a public verb
     norms = np.linalg.norm(x, axis=1)
     wanted = scale * np.where(norms > 0, norms, np.sqrt(span.n))
     if within is None:
-        noise = span.complement(rng.standard_normal(x.shape))
-        noise *= (wanted / np.linalg.norm(noise, axis=1))[:, None]
+        noise = rng.standard_normal(x.shape)
+        for _ in range(2):  # of what lay nearly in the span the first leaves rounding, made as long as the rest
+            noise = span.complement(noise)
+            noise *= (wanted / np.linalg.norm(noise, axis=1))[:, None]
         hidden = x + noise
     else:
         if (x < within[0]).any() or (x > within[1]).any():
