@@ -84,9 +84,8 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
                 out[part] = ((counts[part] * wrong) ** 2).mean(axis=1)
         return out
 
-    def costs(trial: Pairs, there: np.ndarray | None = None) -> float:
-        """What a step lessens, of these weights."""
-        answers = robust.cost if there is None else robust.costs(there)
+    def costs(trial: Pairs, answers: float) -> float:
+        """What a step lessens, of these weights. `answers`: root of the mean loss of the answers there."""
         if measured is None:
             return answers
         return float(np.hypot(answers, robust.cost * np.sqrt(measured.squares(trial[first:]) / y.size)))
@@ -100,11 +99,12 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
             weights, kinds, x, y, first, weight, damping, most, 0.0 if damping else noise, measured=measured
         )
         products += taken
+        begun = costs(weights, robust.cost)
         # The longest of four parts of the step that costs less.
         for part in (1, 1 / 4, 1 / 16, 1 / 64):
             trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
             there = squares(trial)
-            if costs(trial, there) < costs(weights):
+            if costs(trial, robust.costs(there)) < begun:
                 break
         else:
             if not damping:

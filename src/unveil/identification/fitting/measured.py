@@ -91,8 +91,13 @@ def measured_output(
     rest, left = F[:, k:] * weight, (y - F[:, :k] @ jump) * weight
     out[k:] = agreement(rest, left)[0] if len(y) > rest.shape[1] else 0.0
     deviation = np.inf
+
+    def squares(out: Float[np.ndarray, "q m"]) -> Float[np.ndarray, " N"]:
+        return np.asarray((((F @ out - y) * weight) ** 2).mean(axis=1))
+
+    there = squares(out)
     for _ in range(WEIGHINGS):
-        robust = Robust.at((((F @ out - y) * weight) ** 2).mean(axis=1))
+        robust = Robust.at(there)
         if not 0 < robust.cost < (1 - GAIN) * deviation:
             break
         deviation = robust.cost
@@ -101,7 +106,8 @@ def measured_output(
         held = np.concatenate([np.diag(pull), np.zeros((k, F.shape[1] - k))], axis=1)
         A = np.concatenate([F * each, held])
         trial = np.linalg.lstsq(A, np.concatenate([y * each, pull[:, None] * jump]), rcond=None)[0]
-        if not robust.costs((((F @ trial - y) * weight) ** 2).mean(axis=1)) < robust.cost:
+        there = squares(trial)
+        if not robust.costs(there) < robust.cost:
             break
         out = trial
     return out

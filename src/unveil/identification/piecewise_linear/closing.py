@@ -103,8 +103,8 @@ def _on_paid(setup: Setup, state: Reading) -> Reading:
 def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
     """This layer as the last hidden one, sharper: whether that fits, and whether neurons seem to be missing.
 
-    Without a neuron it is none: then whether an affine map of what the layers before pass on fits. Queries: `RATIO` per
-    parameter, fewer with several outputs.
+    Without a neuron it is none: then whether an affine map of what the layers before pass on fits. Queries: those of
+    `output_behind`, and `answers_for` the network, but for those asked before.
     """
     found, frame = state.found, state.frame
     layer, closed = output_behind(setup, state, turned(frame, found))
@@ -112,9 +112,11 @@ def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
     state = replace(state, layer=layer, settled=len(rows) <= frame.d, right=state.wrong[:0])
     k, m, out, more = len(rows), setup.probe.m, closed.coefficients, closed.linear
     most = CONVINCING if len(found.bent) > DEEPER * k + 2 or not k else PROMISING
-    wrong, state = _where_wrong(setup, state, closed)
+    wrong, right = _wrong_and_right(state, closed)
     # A neuron of a layer behind another that is missing is active at few inputs: lines there tell more than a fit.
     if closed.left > (closed.rounding if lines and state.layers and len(wrong) else most):
+        if state.layers and k and len(wrong):
+            state = replace(state, right=alike([*state.layers, layer], wrong, right, setup.probe.rng, 1))
         return replace(state, whole=False, lacking=False, wrong=wrong[:0] if _all_met(setup, state) else wrong)
     if not k:
         affine = Network.from_weights([*state.layers, (out[1:].T, out[0])], shape=setup.oracle.shape)
@@ -149,19 +151,15 @@ def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
     return _fitted(state, _sharpened(network, found, rms, fits), network, lacking=not fits and (more or k < frame.d))
 
 
-def _where_wrong(setup: Setup, state: Reading, closed: Output) -> tuple[Float[np.ndarray, "W n"], Reading]:
-    """Where in the region what was read is most wrong: neurons of this layer are missing unless another one lies
-    behind it. And, behind another layer, where lines to these places come from. Queries: `0`"""
-    frame, layer = state.frame, state.layer
+def _wrong_and_right(state: Reading, closed: Output) -> tuple[Float[np.ndarray, "W n"], Float[np.ndarray, "R n"]]:
+    """Where in the region what was read is most wrong, as neurons of this layer are missing unless another one lies
+    behind it; and the half of the places there where it is right."""
+    frame = state.frame
     there = (closed.x @ frame.G.T + frame.g >= 0).all(axis=1)
     x, off = closed.x[there], closed.off[there]
-    if not state.layers or layer is None:
-        return x[most_wrong(off, WRONG, WRONG)], state
-    wrong, size = x[most_wrong(off, max(WRONG, frame.d // WRONG), WRONG)], np.linalg.norm(off, axis=1)
-    if not len(wrong) or not len(layer[0]):
-        return wrong, state
-    right = alike([*state.layers, layer], wrong, x[size <= np.median(size)], setup.probe.rng, 1)
-    return wrong, replace(state, right=right)
+    size = np.linalg.norm(off, axis=1)
+    most = max(WRONG, frame.d // WRONG) if state.layers else WRONG
+    return x[most_wrong(off, most, WRONG)], x[size <= np.median(size)] if len(x) else x
 
 
 def _all_met(setup: Setup, state: Reading) -> bool:

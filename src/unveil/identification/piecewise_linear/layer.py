@@ -33,7 +33,7 @@ TESTS, TESTS_IN_BOX = 8, 24
 # So many times more of them where critical points of deeper layers are so many times as many as neurons: many layers
 # hide what moves before them.
 MANY, OFTEN, UNEVEN = 5, 8, 30.0
-PART = 1.0  # part of a hyperplane's error that is expected at each of many places: twice that, as it is told so well
+PART = 1.0  # part of a hyperplane's stated error that is expected at each of many places
 # Share of a derivative beside all rows from which on neurons are missing, where answers are exact: errors of rows are
 # less.
 BESIDE = 1e-6

@@ -84,7 +84,7 @@ class Reading:
     wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))  # where it does not explain them
     # for each of the places behind another layer where it is wrong one where it is right and much the same neurons are
     # active; none where there was no such
-    right: Float[np.ndarray, "R n_"] = field(default_factory=lambda: np.empty((0, 0)))
+    right: Float[np.ndarray, "R _"] = field(default_factory=lambda: np.empty((0, 0)))
     confirmed: int = 0  # how many rows of the first layer were met again at fresh places; these come first
     # what was read behind the first layer of exact answers where lines meet far more deeper neurons than such of the
     # first
