@@ -92,6 +92,7 @@ def test_bad_networks_and_inputs_are_refused_with_what_was_wrong() -> None:
     network = Network.from_weights([(np.ones((2, 3)), np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
     wrong = [
         (lambda: Network(()), "at least one layer"),
+        (lambda: Network([(np.ones((2, 3)), np.zeros(2))]), "from_weights takes pairs"),
         (lambda: Network((network.layers[0], network.layers[0])), "2 outputs but layer 1 takes 3"),
         (lambda: Network.from_weights([(np.full((2, 3), np.nan), np.zeros(2))]), "NaN"),
         (lambda: Layer(np.ones((2, 3)), np.zeros(3), activation("relu")), "b \\(out,\\)"),

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy import special
 
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -103,7 +104,7 @@ def known_model(
     sizes: Sequence[int],
     activation: str = "relu",
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     bias: float = 0.5,
     dtype: type[np.floating] = np.float64,
 ) -> KnownModel:
@@ -112,13 +113,14 @@ def known_model(
     Args:
         sizes: Inputs, widths of the hidden layers, outputs.
         activation: A key of `ACTIVATIONS`.
-        rng: Draws the weights.
+        rng: A generator, or a seed. Draws the weights.
         bias: Standard deviation of the biases.
         dtype: Precision of weights, computation and answers.
 
     Raises:
         BadInput: Fewer than two sizes, or an unknown activation.
     """
+    rng = generator(rng)
     if len(sizes) < 2 or min(sizes) < 1:
         raise BadInput(f"sizes must be at least an input and an output, each 1 or more; got {tuple(sizes)}")
     if activation not in ACTIVATIONS:
@@ -141,7 +143,7 @@ class Answered:
         decimals: Decimal places kept, or None for all.
         noise: Standard deviation of noise added to every answer, in its own units.
         flips: Relative size of random last-bit errors, in units of the type's rounding; 0 for none.
-        rng: Draws noise and last bits.
+        rng: A generator, or a seed. Draws noise and last bits.
         counted: `counted["questions"]`, `counted["batches"]`: what was asked, counted here and nowhere else.
     """
 

@@ -20,13 +20,14 @@ from unveil.audit.text import count
 from unveil.audit.verdict import Status, Verdict, cause
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BadInput, BudgetExceeded, Interrupted, Outcome, UnveilError
+from unveil.randomness import Randomness, generator
 
 
 def report(
     oracle: Oracle,
     inputs: Float[np.ndarray, "N n"] | None = None,
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     labels: Int[np.ndarray, " N"] | None = None,
     names: Sequence[str] = (),
 ) -> Page:
@@ -35,7 +36,7 @@ def report(
     Args:
         oracle: The model.
         inputs: Example inputs, legal ones; drawn at random if there are none.
-        rng: Gives every stage its own generator.
+        rng: A generator, or a seed. Gives every stage its own generator.
         labels: What the examples show.
         names: Of the columns, where the examples are a table: it is asked in standard deviations of these.
 
@@ -51,6 +52,7 @@ def report(
         >>> page.all_figures()["span"]["rank"]
         3
     """
+    rng = generator(rng)
     if len(names) not in (0, oracle.n) or (len(names) and inputs is None):
         raise BadInput(
             f"names are those of the {oracle.n} columns of inputs, which go with them; got {len(names)} names"

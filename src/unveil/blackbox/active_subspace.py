@@ -18,6 +18,7 @@ from unveil.blackbox.subspace_search import Found, ask, frame, of_oracle, of_tab
 from unveil.blackbox.surrogate import Surrogate
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome, SourceError
+from unveil.randomness import Randomness, generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -185,7 +186,7 @@ class ActiveSubspace:
             + "".join(f" {caution}" for caution in self.cautions)
         )
 
-    def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 50) -> Held:
+    def check(self, oracle: Oracle, *, rng: Randomness, points: int = 50) -> Held:
         """Ask fresh points, each also moved along the inactive directions and along all of them, as far as is legal.
 
         Raises:
@@ -193,6 +194,7 @@ class ActiveSubspace:
 
         Queries: `3 * points`
         """
+        rng = generator(rng)
         centre, half = frame(oracle)
         x = space_filling(oracle, points, rng)
         step = rng.standard_normal(x.shape)
@@ -227,7 +229,7 @@ def active_subspace(  # noqa: PLR0913 - options of a public verb
     y: Float[np.ndarray, " N"] | Any = None,
     *,
     budget: int = 100,
-    rng: np.random.Generator | None = None,
+    rng: Randomness | None = None,
     inputs: Any = None,
     gradient: Callable[[np.ndarray], np.ndarray] | Float[np.ndarray, "N n"] | None = None,
     share: float = 0.9,
@@ -247,7 +249,7 @@ def active_subspace(  # noqa: PLR0913 - options of a public verb
             units, one row each, with their answers in y.
         y: Answers to a table; NaN where there is none.
         budget: Evaluations at most (`oracle.ledger` may allow fewer).
-        rng: Draws points and functions; by default the same ones every time.
+        rng: A generator, or a seed. Draws points and functions; by default the same ones every time.
         inputs: Of a table: what `Inputs.of` takes. Without it, or with a sequence of names only, every column is
             scaled by its own smallest and largest value (words are levels of a category), and gradients are averaged
             over the rows; with it, evenly over the ranges.
@@ -277,10 +279,10 @@ def active_subspace(  # noqa: PLR0913 - options of a public verb
         >>> found.dimension, found.ranking[0]
         (1, 'a')
     """
+    rng = generator(0 if rng is None else rng)
     for name, value in (("share", share), ("confidence", confidence)):
         if not 0 < value < 1:
             raise BadInput(f"{name} must lie between 0 and 1; got {value!r}")
-    rng = np.random.default_rng(0) if rng is None else rng
     if not isinstance(oracle, Oracle):
         found = of_table(oracle, y, inputs, gradient, rng)
     elif y is not None or inputs is not None:

@@ -11,6 +11,7 @@ from unveil.blackbox.line_search.search import Answers, Ended, Stretch, advance,
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Ask, Rounding, rounding
 from unveil.outcome import BadInput, BudgetExceeded, StepAnswers
+from unveil.randomness import Randomness, generator
 
 # Rounds of questions after which what is still open is called unresolved; every round halves what a stretch can hide.
 ROUNDS = 1000
@@ -35,7 +36,7 @@ def breakpoints(
     *,
     low: Float[np.ndarray, " L"] | float,
     high: Float[np.ndarray, " L"] | float,
-    rng: np.random.Generator,
+    rng: Randomness,
 ) -> list[Line]:
     """Find where a piecewise-linear model changes its slope along lines, as exactly as its answers allow.
 
@@ -47,7 +48,7 @@ def breakpoints(
         direction: A direction per line, or one.
         low: Where the search begins, in units of the direction; one for all or one per line.
         high: Where it ends. The whole line must be legal.
-        rng: Draws where to look.
+        rng: A generator, or a seed. Draws where to look.
 
     Returns:
         A `Line` each. What could have hidden between the breakpoints is in `Line.hidden`; stretches left open by the
@@ -71,6 +72,7 @@ def breakpoints(
         >>> line.t.round(9), line.jump.round(9)
         (array([0.25]), array([[1.]]))
     """
+    rng = generator(rng)
     if oracle.answers != "values":
         raise BadInput(f"{oracle.name} answers {oracle.answers}; breakpoints are read from values")
     if oracle.in_steps:
@@ -125,7 +127,7 @@ def line_search(  # noqa: PLR0913 - a line search is its line and its noise
         low: Where the search begins, one for all or one per line.
         high: Where it ends.
         noise: How exact the answers are. Every tolerance follows from it, and the length of the short steps.
-        rng: Draws where to split.
+        rng: A generator, or a seed. Draws where to split.
 
     Returns:
         A `Line` each, which also says what could have hidden.

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle
+from unveil.randomness import Randomness, generator
 
 BLOCK_BYTES = 2**25  # of questions per batch; fixed, so that the same seed gives the same bits on every machine
 MOST_HALVINGS = 8
@@ -18,7 +19,7 @@ def jacobian(
     oracle: Oracle,
     x: Float[np.ndarray, "N n"],
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     noise: NoiseModel | None = None,
 ) -> Float[np.ndarray, "N m n"]:
     """Jacobians at N points by differences along the coordinates.
@@ -31,7 +32,7 @@ def jacobian(
     Args:
         oracle: Answers values.
         x: Legal points.
-        rng: Draws the combined test direction.
+        rng: A generator, or a seed. Draws the combined test direction.
         noise: A measurement to reuse; measured first if None.
 
     Raises:
@@ -49,6 +50,7 @@ def jacobian(
         array([[[1., 2.],
                 [3., 4.]]])
     """
+    rng = generator(rng)
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)
     if noise.kind == "smooth":
@@ -63,7 +65,7 @@ def gradient(
     oracle: Oracle,
     x: Float[np.ndarray, "N n"],
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     noise: NoiseModel | None = None,
     output: int = 0,
 ) -> Float[np.ndarray, "N n"]:
@@ -76,6 +78,7 @@ def gradient(
         >>> uv.gradient(oracle, np.array([[2.0, 3.0]]), rng=np.random.default_rng(0)).round(4)
         array([[3., 2.]])
     """
+    rng = generator(rng)
     return np.asarray(jacobian(oracle, x, rng=rng, noise=noise)[:, output])
 
 
@@ -83,7 +86,7 @@ def hessian(
     oracle: Oracle,
     x: Float[np.ndarray, "N n"],
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     noise: NoiseModel | None = None,
     output: int = 0,
 ) -> Float[np.ndarray, "N n n"]:
@@ -92,7 +95,7 @@ def hessian(
     Args:
         oracle: Answers values, smooth.
         x: Legal points. Of those nearer to a wall than a step the Hessian is extrapolated from two points further in.
-        rng: Used for the noise measurement only.
+        rng: A generator, or a seed. Used for the noise measurement only.
         noise: A measurement to reuse.
         output: Which output.
 
@@ -104,6 +107,7 @@ def hessian(
         >>> bool(np.allclose(found, [[[0, 1], [1, 0]]], atol=1e-3))
         True
     """
+    rng = generator(rng)
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)
     h = _within_box(oracle, smooth_step(noise, order=2), room=8)

@@ -15,6 +15,7 @@ from unveil.blackbox.output_reading import VALUES
 from unveil.blackbox.output_space import OutputSpan
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
+from unveil.randomness import Randomness, generator
 from unveil.writing import written
 
 LARGEST = 140
@@ -111,7 +112,7 @@ class LastLayer:
 
 
 def last_layer(
-    oracle: Oracle, span: OutputSpan, x: Float[np.ndarray, "N n"] | None = None, *, rng: np.random.Generator
+    oracle: Oracle, span: OutputSpan, x: Float[np.ndarray, "N n"] | None = None, *, rng: Randomness
 ) -> LastLayer:
     r"""Find the last layer of a model that normalises its hidden numbers before it, up to a rotation of these.
 
@@ -123,7 +124,7 @@ def last_layer(
         oracle: The one whose span it is.
         span: Settled, of a rank up to 140.
         x: Inputs to ask, any kind; by default `oracle.sample`.
-        rng: Draws inputs and their order.
+        rng: A generator, or a seed. Draws inputs and their order.
 
     Raises:
         BadInput: The span is not settled, its rank is too large, or x has the wrong shape.
@@ -145,6 +146,7 @@ def last_layer(
         >>> found.distance(last) < 1e-6
         True
     """
+    rng = generator(rng)
     r = span.rank
     if span.outcome not in (Outcome.complete, Outcome.approximate) or not 1 < r < span.reading.largest_rank:
         raise BadInput(f"the last layer is read in a settled span of the outputs: {span.why}")
@@ -194,7 +196,7 @@ def _fitted(
         z: Answers in the span.
         count: So many go into the fit.
         sigma: Noise of a number.
-        rng: Draws errors.
+        rng: A generator, or a seed. Draws errors.
     """
     r = z.shape[1]
     mean = z[:count].mean(axis=0)

@@ -13,6 +13,7 @@ from unveil.blackbox.digits import decimal_step, mantissa_bits, multiples
 from unveil.blackbox.oracle import Oracle
 from unveil.one_line import one_line
 from unveil.outcome import MissingAnswers
+from unveil.randomness import Randomness, generator
 
 TABLE = 9  # values per difference table: Moré and Wild find six or more to be enough
 TABLES = 4
@@ -138,9 +139,8 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     if oracle.within is not None:
         x = (x + oracle.middle) / 2
     away = rng.standard_normal(x.shape)
-    away *= (
-        2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
-    )
+    usual = np.sqrt(np.mean(x**2)) or 1.0
+    away *= 2e-3 * usual / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
     line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
     y = oracle(line).reshape(LINES, 8, -1).swapaxes(0, 1)
     oracle.deviation_measured = float(np.sqrt(errors_variance(y, 6).mean(axis=0).max()))
@@ -148,17 +148,13 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
 
 
 def measure_noise(
-    oracle: Oracle,
-    *,
-    rng: np.random.Generator,
-    x: Float[np.ndarray, "N n"] | None = None,
-    triples: int = TRIPLES,
+    oracle: Oracle, *, rng: Randomness, x: Float[np.ndarray, "N n"] | None = None, triples: int = TRIPLES
 ) -> NoiseModel:
     """Look at an oracle from close by: the one noise measurement of the package.
 
     Args:
         oracle: Answers values.
-        rng: Draws the points and directions.
+        rng: A generator, or a seed. Draws the points and directions.
         x: Points to look at, e.g. typical inputs; by default `oracle.sample`.
         triples: Lines of three points looked at on each scale, with few, a rare breakpoint is missed.
 
@@ -176,6 +172,7 @@ def measure_noise(
         >>> bool(1e-9 < noise.level.max() < 1e-6)
         True
     """
+    rng = generator(rng)
     before = oracle.ledger.asked
     given, asked = x, _draw(oracle, triples, rng, x)
     scale = float(np.sqrt(np.mean(asked**2))) or 1.0

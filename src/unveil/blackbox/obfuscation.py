@@ -14,6 +14,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span import RowSpan
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, SourceError
+from unveil.randomness import Randomness, generator
 
 HALVINGS = 6
 """How often noise under which an answer changes is halved before it is left out."""
@@ -90,7 +91,7 @@ def obfuscate(  # noqa: PLR0913 - options of a public verb
     x: Float[np.ndarray, "*N n"],
     scale: float = 10.0,
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     within: Within | None = None,
     oracle: Oracle | None = None,
     same: float = 0.01,
@@ -105,7 +106,7 @@ def obfuscate(  # noqa: PLR0913 - options of a public verb
         span: Also a partial one, as long as its complement is blind.
         x: One input or many, legal if there is a box.
         scale: Length of the noise in multiples of the input's own norm (of `sqrt(n)` for an input of zeros).
-        rng: Draws the noise.
+        rng: A generator, or a seed. Draws the noise.
         within: Legal box of the hidden inputs, as for `as_oracle`; by default that of `oracle`.
         oracle: Whom to ask whether the answers stay. Corners of a box may wake neurons that no point did at which the
             span was asked: where an answer changes, noise is halved until it does not, or left out.
@@ -129,6 +130,7 @@ def obfuscate(  # noqa: PLR0913 - options of a public verb
         >>> bool(np.allclose(hidden.inputs @ rows.T, x @ rows.T))  # the model answers as before
         True
     """
+    rng = generator(rng)
     x = np.atleast_2d(np.asarray(x, dtype=np.float64))
     if x.ndim != 2 or x.shape[1] != span.n:
         raise BadInput(f"inputs must have shape (N, {span.n}); got {x.shape}")

@@ -16,6 +16,7 @@ from unveil.blackbox.domain import DOUBLE, SINGLE, Bound, Within, described, leg
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput, MissingAnswers, ModelChanged, Outcome
+from unveil.randomness import Randomness, generator
 
 _LOG = logging.getLogger(__name__)
 MISSING_SHARE = 0.05  # of all questions may stay without an answer: see `Oracle.answered`
@@ -201,7 +202,7 @@ class Oracle(ABC):
             )
         return y
 
-    def sample_answered(self, count: int, rng: np.random.Generator) -> tuple[Questions, Answers]:
+    def sample_answered(self, count: int, rng: Randomness) -> tuple[Questions, Answers]:
         """Points as `sample` draws them, and their answers; a point without an answer is replaced by another one.
 
         Raises:
@@ -210,6 +211,7 @@ class Oracle(ABC):
 
         Queries: `count`, and one for each missing answer
         """
+        rng = generator(rng)
         x = self.sample(count, rng)
         y = self.answered(x)
         while len(gone := np.flatnonzero(missing(y))):  # ends: too many missing answers are an error
@@ -281,8 +283,9 @@ class Oracle(ABC):
         """The same as an array of float32 where the model takes it: half as much to write, and nothing to convert."""
         return singles(x, self.within) if self.takes_singles else self.nearest(x)
 
-    def sample(self, count: int, rng: np.random.Generator) -> Questions:
+    def sample(self, count: int, rng: Randomness) -> Questions:
         """Legal points as a user of the model would draw them: uniform in the box, standard normal without one."""
+        rng = generator(rng)
         if self.within is None:
             return self.nearest(rng.standard_normal((count, self.n)))
         return self.nearest(rng.uniform(*self.within, size=(count, self.n)))

@@ -16,6 +16,7 @@ from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import Reading
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome, unreadable
+from unveil.randomness import Randomness, generator
 from unveil.writing import written
 
 if TYPE_CHECKING:
@@ -143,13 +144,12 @@ class OutputSpan:
             return 1.0
         return float(np.linalg.norm(rows - rows @ self.basis.T @ self.basis, 2)) if len(rows) else 0.0
 
-    def check(
-        self, oracle: Oracle, *, rng: np.random.Generator, points: int = 32, x: np.ndarray | None = None
-    ) -> float:
+    def check(self, oracle: Oracle, *, rng: Randomness, points: int = 32, x: np.ndarray | None = None) -> float:
         """The share of fresh answers that lie in the span.
 
         Queries: `points`, or fewer if there are not so many inputs
         """
+        rng = generator(rng)
         inputs = Inputs(oracle, x, rng).take(points)
         return float(np.mean(self.contains(oracle(inputs)))) if len(inputs) else 1.0
 

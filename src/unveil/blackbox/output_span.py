@@ -11,6 +11,7 @@ from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_search import Search
 from unveil.blackbox.output_space import OutputSpan
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 
 MOST = 4500
 """Inputs asked at most, unless told otherwise."""
@@ -20,7 +21,7 @@ def output_span(
     oracle: Oracle,
     x: Float[np.ndarray, "N n"] | None = None,
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     most: int | None = None,
     known: Float[np.ndarray, "K a"] | None = None,
 ) -> OutputSpan:
@@ -34,7 +35,7 @@ def output_span(
     Args:
         oracle: Answers values or probabilities, more of them than the hidden width.
         x: Inputs to ask, any kind; by default `oracle.sample`. They are asked in random order, equal ones once.
-        rng: Draws inputs and their order.
+        rng: A generator, or a seed. Draws inputs and their order.
         most: The largest number of inputs asked; by default all of x, or 4,500.
         known: Answers that the oracle gave before to inputs of the same kind; taken in first, and free.
 
@@ -58,6 +59,7 @@ def output_span(
         >>> span.rank, span.outcome.name
         (4, 'complete')
     """
+    rng = generator(rng)
     if oracle.answers == "labels":
         raise BadInput("output_span needs answers that are numbers; this oracle gives labels only")
     x = None if x is None else as_numbers(x, "x")

@@ -18,6 +18,7 @@ from unveil.blackbox.span_search.search import search
 from unveil.blackbox.span_search.state import Goal, State
 from unveil.blackbox.wrappers import Affine
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.randomness import Randomness, generator
 
 EXAMPLES = 10  # from which units are read
 SPREAD = 10.0  # the largest deviation of an input over the smallest, from which each gets its own unit
@@ -28,7 +29,7 @@ UNEQUAL = 100.0
 def row_span(  # noqa: PLR0913 - options of a public verb
     oracle: Oracle,
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     accuracy: float = 1e-4,
     x: Float[np.ndarray, "N n"] | None = None,
     confidence: float = 0.95,
@@ -45,7 +46,7 @@ def row_span(  # noqa: PLR0913 - options of a public verb
 
     Args:
         oracle: Answers values or labels.
-        rng: Draws points and directions.
+        rng: A generator, or a seed. Draws points and directions.
         accuracy: Wanted sine of the largest principal angle to the true span. Refinement goes on until the prediction
             is below it or stops falling.
         x: Points to ask at, e.g. typical inputs; by default `oracle.sample`. With a box they are moved off its walls by
@@ -79,6 +80,7 @@ def row_span(  # noqa: PLR0913 - options of a public verb
         >>> span.distance(rows) < 1e-4
         True
     """
+    rng = generator(rng)
     goal = Goal(accuracy, confidence, unseen, leave_out)
     for name, value in vars(goal).items():
         if not 0 < value < 1:

@@ -23,6 +23,7 @@ from unveil.blackbox.simulator_inputs import Inputs
 from unveil.blackbox.source import Answers, Questions
 from unveil.executor import Serial, spread
 from unveil.outcome import BadInput, SourceError
+from unveil.randomness import Randomness, generator
 
 # A number as programs print it.
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?|[-+]?(?:nan|inf)"
@@ -135,7 +136,8 @@ class Simulator(Oracle):
     def nearest(self, x: Questions) -> Questions:
         return self.inputs.nearest(np.asarray(x, dtype=np.float64))
 
-    def sample(self, count: int, rng: np.random.Generator) -> Questions:
+    def sample(self, count: int, rng: Randomness) -> Questions:
+        rng = generator(rng)
         return self.inputs.from_unit(rng.uniform(size=(count, len(self.inputs.all))))
 
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span_search.points import base_points, legal_step
 from unveil.one_line import one_line
 from unveil.outcome import Outcome
+from unveil.randomness import Randomness, generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,11 +96,12 @@ class RowSpan:
             return 1.0
         return float(np.linalg.norm(self.complement(rows), 2)) if len(rows) else 0.0
 
-    def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 100) -> float:
+    def check(self, oracle: Oracle, *, rng: Randomness, points: int = 100) -> float:
         """How much the answers change along the complement, relative to how much they change at all, on fresh points.
 
         Queries: `3 * points`
         """
+        rng = generator(rng)
         x = base_points(oracle, points, rng)
         step = rng.standard_normal(x.shape)
         hidden, any_step = self.complement(step), step

@@ -33,6 +33,7 @@ from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
@@ -50,7 +51,7 @@ def identify(
     oracle: Oracle,
     method: Method | None = None,
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     activation: str | tuple[str, ...] | None = None,
     widths: tuple[int, ...] | None = None,
     x: np.ndarray | None = None,
@@ -67,7 +68,7 @@ def identify(
     Args:
         oracle: Answers values, or labels: from these a network with one hidden layer of ReLU, tanh or sigmoid is read.
         method: Which published idea to use, with its tolerances; by default picked by looking.
-        rng: Draws all points.
+        rng: A generator, or a seed. Draws all points.
         activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
         widths: Neurons of the hidden layers, first to last; None: found. A piecewise-linear network's are read off the
             answers all the same, and `why` says where they differ.
@@ -94,6 +95,7 @@ def identify(
         >>> uv.compare(found.network, truth).missing
         0
     """
+    rng = generator(rng)
     names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
     names = tuple(activation_named(name).name for name in names)
     if widths is not None and (len(widths) == 0 or min(widths) < 1):

@@ -16,6 +16,7 @@ from unveil.identification.label_agreement import differs, fresh_points, known_t
 from unveil.identification.validation import validate
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 
@@ -60,7 +61,7 @@ class Identification:
     labels: tuple[int, ...] | None = None
     kernels: Kernels | None = None
 
-    def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 1000) -> float:
+    def check(self, oracle: Oracle, *, rng: Randomness, points: int = 1000) -> float:
         """The residual again, on other fresh points: of the answers as they were asked, or of all m probabilities.
 
         Two fifths of the points at most are as users ask; the others lie 3 and 30 times as far out or in the
@@ -74,6 +75,7 @@ class Identification:
 
         Queries: `points`
         """
+        rng = generator(rng)
         if points < 1:
             raise BadInput(f"points must be at least 1, or nothing is checked; got {points}")
         if self.network is None:
@@ -112,7 +114,7 @@ class Method(ABC):
         return cls()
 
     @abstractmethod
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification: ...
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification: ...
 
 
 def residual(network: Network, oracle: Oracle, x: Float[np.ndarray, "N n"]) -> float:

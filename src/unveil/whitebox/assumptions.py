@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import special
 
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Layer, Network
 
 
@@ -59,7 +60,7 @@ class ThresholdAssumptions:
     subspaces: int
 
 
-def assumptions(network: Network, *, rng: np.random.Generator, orthants: int = 64, samples: int = 4096) -> Assumptions:
+def assumptions(network: Network, *, rng: Randomness, orthants: int = 64, samples: int = 4096) -> Assumptions:
     """Assumptions 1 and 2 of a dense ReLU network.
 
     Orthant probabilities are estimated by sequential sampling (one coordinate at a time, each drawn within its
@@ -67,7 +68,7 @@ def assumptions(network: Network, *, rng: np.random.Generator, orthants: int = 6
 
     Args:
         network: Dense layers; the first one's weights are A.
-        rng: Draws.
+        rng: A generator, or a seed. Draws.
         orthants: Orthants tried, with random signs.
         samples: Gaussian points for each.
 
@@ -76,6 +77,7 @@ def assumptions(network: Network, *, rng: np.random.Generator, orthants: int = 6
 
     Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Section 3. The sampler is Genz's (1992).
     """
+    rng = generator(rng)
     layers = _dense(network)
     a = layers[0].weights
     k = len(a)
@@ -126,7 +128,7 @@ def orthant_probability(lower: Float[np.ndarray, "k k"], samples: int, rng: np.r
 def threshold_assumptions(
     network: Network,
     *,
-    rng: np.random.Generator,
+    rng: Randomness,
     threshold: float = 1.0,
     subspaces: int = 8,
     samples: int = 2048,
@@ -140,6 +142,7 @@ def threshold_assumptions(
 
     Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Section 4, assumptions 1 to 4.
     """
+    rng = generator(rng)
     layers = _dense(network)
     if network.m != 1:
         raise BadInput(f"Setting 2 is about one output under a threshold; this network has {network.m}")

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.label_symmetry import as_classes, in_scale_of
 from unveil.whitebox.network import Layer, Network, must_be_known
 from unveil.whitebox.reduction import inert, nearest_scale, reduced
@@ -101,7 +102,7 @@ def compare(  # noqa: PLR0913 - options of a public verb
     x: Float[np.ndarray, "N n"] | None = None,
     *,
     near: float = 0.5,
-    rng: np.random.Generator | None = None,
+    rng: Randomness | None = None,
     reference: int | None = None,
     labels: tuple[int, ...] | None = None,
 ) -> Comparison:
@@ -120,7 +121,7 @@ def compare(  # noqa: PLR0913 - options of a public verb
         truth: What it should be. Errors are relative to its weights, in its scale.
         x: Held-out inputs at which answers are compared. By default 1000 standard normal ones.
         near: Rows further apart than this, relative to the true row, are no pair but one missing, one false.
-        rng: For the default inputs; seed 0 if not given.
+        rng: A generator, or a seed. For the default inputs; seed 0 if not given.
         reference: The class that `found` leaves out, if it maps to log-ratios (`Identification.reference`); the last
             one if it has one output less than `truth`.
         labels: Of a network found from labels alone (`Identification.labels`), the true output that each of its outputs
@@ -144,6 +145,7 @@ def compare(  # noqa: PLR0913 - options of a public verb
         >>> apart.missing, apart.false, apart.weight_error < 1e-12
         (0, 0, True)
     """
+    rng = generator(0 if rng is None else rng)
     must_be_known(found, truth)
     told = f"found maps {found.n} inputs to {found.m}, truth {truth.n} to {truth.m}: not comparable"
     if labels is not None:
@@ -153,7 +155,7 @@ def compare(  # noqa: PLR0913 - options of a public verb
     if (found.n, found.m) != (truth.n, truth.m):
         raise BadInput(told)
     if x is None:
-        x = (rng or np.random.default_rng(0)).standard_normal((1000, truth.n))
+        x = rng.standard_normal((1000, truth.n))
     if labels is not None:
         found = in_scale_of(found, truth, x)
     expected = truth(x)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
 
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 AT_A_TIME = 80
@@ -41,7 +42,7 @@ def extreme_singular_values(
     layer: int = -1,
     *,
     count: int = 3,
-    rng: np.random.Generator,
+    rng: Randomness,
     iterations: int = 500,
 ) -> Extremes:
     """Extreme singular values of the linearisation at x after `layer`, without ever forming its matrix.
@@ -51,7 +52,7 @@ def extreme_singular_values(
         x: One input.
         layer: Up to and with the activation of this layer.
         count: How many at either end.
-        rng: For the first vectors.
+        rng: A generator, or a seed. For the first vectors.
         iterations: Of the search for the smallest ones (LOBPCG), which converges slowly where they crowd.
 
     Returns:
@@ -68,6 +69,7 @@ def extreme_singular_values(
         >>> found.largest.round(6)
         array([30., 29.])
     """
+    rng = generator(rng)
     points = network.points(x)
     n, last = network.n, network.level(layer)
     if len(points) != 1 or not 0 < 5 * count < n:

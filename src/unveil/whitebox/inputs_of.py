@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import Activation, activation, leaky_relu
 from unveil.whitebox.box import Box, ends
 from unveil.whitebox.branch_and_bound import Regions
@@ -39,7 +40,7 @@ def inputs_of(  # noqa: PLR0913 - options of a public verb
     near: Float[np.ndarray, " n"] | None = None,
     tolerance: float | None = None,
     programmes: int = 2000,
-    rng: np.random.Generator | None = None,
+    rng: Randomness | None = None,
 ) -> Inversion:
     """Find an input of the network that gives this output, or prove that no input in the box does.
 
@@ -60,7 +61,7 @@ def inputs_of(  # noqa: PLR0913 - options of a public verb
         near: (n,), what the input is to be nearest to, in the 1-norm; `bound` then says how near any could be.
         tolerance: By how much each output may be off; by default 1e-6 of the largest, or of 1.
         programmes: How many linear programmes to solve at most.
-        rng: Draws the starting points. Default: always the same ones.
+        rng: A generator, or a seed. Draws the starting points. Default: always the same ones.
 
     Returns:
         The answer: "found", "none" (proved) or "not found", and how near to the output any input can come.
@@ -77,6 +78,7 @@ def inputs_of(  # noqa: PLR0913 - options of a public verb
         >>> uv.inputs_of(network, np.array([9.0]), within=(0, 1)).verdict
         'none'
     """
+    rng = generator(0 if rng is None else rng)
     must_be_known(network)
     level = network.level(layer)
     known = network.up_to(level)
@@ -92,7 +94,7 @@ def inputs_of(  # noqa: PLR0913 - options of a public verb
     if goal is not None and ((goal < floor) | (goal > ceiling)).any():
         raise BadInput("near= lies outside of within=")
     seek = _Search(known, y, (floor, ceiling), goal, allowed(tolerance, y), programmes)
-    return seek.answer(np.random.default_rng(0) if rng is None else rng)
+    return seek.answer(rng)
 
 
 def _logits(known: Network, probabilities: np.ndarray) -> tuple[Network, np.ndarray]:

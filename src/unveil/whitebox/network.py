@@ -156,6 +156,8 @@ class Network:
         layers = tuple(self.layers)
         if not layers:
             raise BadInput("a network needs at least one layer")
+        if strange := [type(each).__name__ for each in layers if not isinstance(each, Layer)]:
+            raise BadInput(f"layers must be Layer, got {strange[0]}; Network.from_weights takes pairs (W, b)")
         for i, (one, other) in enumerate(pairwise(layers)):
             if one.neurons != other.inputs:
                 raise BadInput(f"layer {i} has {one.neurons} outputs but layer {i + 1} takes {other.inputs} inputs")

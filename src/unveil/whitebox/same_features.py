@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.extent import Extent
@@ -94,7 +95,7 @@ class Preimage:
         within: tuple[float | np.ndarray, float | np.ndarray] = (0.0, 1.0),
         *,
         tries: int = 4,
-        rng: np.random.Generator | None = None,
+        rng: Randomness | None = None,
     ) -> Extent:
         """How far one can go inside the box without changing a feature.
 
@@ -104,7 +105,7 @@ class Preimage:
         Args:
             within: Lowest and highest legal value, for all coordinates or for each. May be infinite.
             tries: How many corners, or 64 lines each, to try.
-            rng: Where the random ones come from. Default: always the same ones.
+            rng: A generator, or a seed. Where the random ones come from. Default: always the same ones.
 
         Returns:
             The farthest end found: a lower bound.
@@ -112,8 +113,8 @@ class Preimage:
         Raises:
             BadInput: The point lies outside the box.
         """
+        rng = generator(0 if rng is None else rng)
         low, high = box(within, self.point, "the layer's input")
-        rng = np.random.default_rng(0) if rng is None else rng
         if self.kind == "point":
             return Extent(self.point, 0.0, 0.0, 0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):

@@ -17,6 +17,7 @@ from unveil.identification.method import Identification, Method
 from unveil.identification.picture import Picture
 from unveil.identification.validation import how_many, validate
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
 
@@ -55,8 +56,9 @@ class SharedKernels(Method):
     accept: float = 10.0
     most_unknowns: int = 3000
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
         """Read the kernels. Raises BadInput: the inputs are no picture, or the answers are labels."""
+        rng = generator(rng)
         picture = Picture.of(oracle.shape)
         if picture is None:
             raise BadInput(f"shared kernels need inputs that are a picture, (c, h, w) or (h, w); got {oracle.shape}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-
 from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
@@ -15,6 +13,7 @@ from unveil.identification.from_labels.label_reading import LabelReading, Wanted
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 
 READ = ("relu", "tanh", "sigmoid")  # activations of a hidden layer that can be read
 # Labels asked at most without a budget, so that a reading ends: first layers of deeper networks take most of it.
@@ -60,7 +59,8 @@ class HardLabels(Wanted, Method):
         """See `Method.told`."""
         return cls(activation=activation[0] if activation else None, widths=widths)
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
+        rng = generator(rng)
         if oracle.answers != "labels":
             raise BadInput(f"{oracle.name} answers {oracle.answers}; wrap it in LabelsOnly, or read its values")
         if self.activation not in (None, *READ):

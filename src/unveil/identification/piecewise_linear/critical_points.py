@@ -28,6 +28,7 @@ from unveil.identification.piecewise_linear.settling import Settling
 from unveil.identification.piecewise_linear.whole_fit import leaner, settled_by_fresh
 from unveil.identification.validation import Validation
 from unveil.outcome import BudgetExceeded, Outcome
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs: where answers are exact, so far over their relative rounding, between bounds;
@@ -81,7 +82,8 @@ class CriticalPoints(Method):
     attempts: int = 3
     most_neurons: int | None = None
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
+        rng = generator(rng)
         start = oracle.ledger.asked
         best, again = _Attempt(self, oracle, rng).run()
         attempt = 1
@@ -98,7 +100,7 @@ class CriticalPoints(Method):
         noisy = float(best.stats.get("relative_rounding", 0.0)) >= COARSE
         return not noisy or oracle.ledger.left > ENOUGH_LEFT * asked
 
-    def judge(self, network: Network, oracle: Oracle, *, rng: np.random.Generator) -> tuple[Outcome, Validation, str]:
+    def judge(self, network: Network, oracle: Oracle, *, rng: Randomness) -> tuple[Outcome, Validation, str]:
         """Hold a network that came from elsewhere against fresh answers as one that was read.
 
         Returns:
@@ -106,14 +108,12 @@ class CriticalPoints(Method):
 
         Queries: those of `rounding` and `Settling.checked`
         """
-        attempt = _Attempt(self, oracle, rng)
+        attempt = _Attempt(self, oracle, generator(rng))
         settling = attempt._settling(attempt._rounding())
         seen = settling.checked(network)
         return attempt._judged(seen, settling.noise), seen, " ".join(attempt.why)
 
-    def settle(
-        self, network: Network, told: Asked, *, rng: np.random.Generator
-    ) -> tuple[Network, Outcome, Validation, str]:
+    def settle(self, network: Network, told: Asked, *, rng: Randomness) -> tuple[Network, Outcome, Validation, str]:
         """The same of a network that was fitted to these answers, with a fit to more of them from where it is wrong.
 
         Returns:
@@ -121,7 +121,7 @@ class CriticalPoints(Method):
 
         Queries: those of `rounding` and `Settling.settled`
         """
-        attempt = _Attempt(self, told.oracle, rng)
+        attempt = _Attempt(self, told.oracle, generator(rng))
         settling = attempt._settling(attempt._rounding(), told)
         network, seen = settling.settled(network)
         return network, attempt._judged(seen, settling.noise), seen, " ".join(attempt.why)

@@ -19,6 +19,7 @@ from unveil.identification.fitting.least_squares import Polished, jacobian, para
 from unveil.identification.fitting.slimming import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification, Method
 from unveil.outcome import BudgetExceeded, Outcome
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 HELD_OUT = 200
@@ -219,7 +220,8 @@ class SmoothMethod(Method):
         """See `Method.told`."""
         return cls(activation, widths)
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
+        rng = generator(rng)
         return repeated(self._once, self.attempts, oracle, method=type(self).__name__, rng=rng)
 
     @abstractmethod

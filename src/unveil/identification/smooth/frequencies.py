@@ -20,6 +20,7 @@ from unveil.identification.smooth.blocks import FirstLayer, gradient_span, inner
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, repeated
 from unveil.identification.smooth.second_layer import search_outer
 from unveil.outcome import BadInput
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.activation import activation as activation_named
 
@@ -63,7 +64,8 @@ class Frequencies(Method):
         """See `Method.told`."""
         return cls(activation or "sin", widths)
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
+        rng = generator(rng)
         names = (self.activation,) if isinstance(self.activation, str) else self.activation
         if names[0] != "sin":
             raise BadInput(f"Frequencies reads first layers of sines; got activation={names[0]!r}")

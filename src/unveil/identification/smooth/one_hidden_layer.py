@@ -17,6 +17,7 @@ from unveil.identification.smooth.blocks import gap, gradient_span, hessians, in
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
 from unveil.identification.smooth.single_neuron import fit_shape
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import SMOOTH, Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
@@ -72,7 +73,8 @@ class OneHiddenLayer(Method):
         """See `Method.told`."""
         return cls(activation[0] if activation else None, widths[0] if widths else None)
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
+        rng = generator(rng)
         return repeated(self._find, 1, oracle, method="OneHiddenLayer", rng=rng)
 
     def _find(self, reading: Reading) -> Polished | None:

@@ -16,6 +16,7 @@ from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, 
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
 from unveil.identification.smooth.ridge_profile import first_layer, sigmoidal
 from unveil.identification.smooth.second_layer import block_size, cover, fit_outer, search_outer
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 _SLOW = 1e3  # resting point from which an activation's tails are called algebraic
@@ -51,7 +52,8 @@ class Saturation(SmoothMethod):
 
     attempts: int = 4
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
+        rng = generator(rng)
         return repeated(self._once, self.attempts, oracle, method="Saturation", rng=rng, determined=True)
 
     def _once(self, reading: Reading) -> Polished | None:

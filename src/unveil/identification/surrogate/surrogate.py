@@ -18,6 +18,7 @@ from unveil.identification.surrogate.students import candidates
 from unveil.identification.surrogate.work import of_gradient
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 
@@ -77,7 +78,8 @@ class Surrogate(Wanted, Method):
         """
         return cls(known=Known.of(found), **options)
 
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+    def __call__(self, oracle: Oracle, *, rng: Randomness) -> Identification:
+        rng = generator(rng)
         if self.students < 1 or self.rounds < 1 or self.factor < 1:
             raise BadInput("a surrogate needs at least one student, one round and as many neurons as are expected")
         if oracle.answers == "labels":
