@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from unveil.as_numbers import as_numbers
+from unveil.arguments import as_numbers
 from unveil.blackbox.answers import (
     SourceRaised,
     complete,

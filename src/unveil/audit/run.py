@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.arguments import Randomness, generator
 from unveil.audit.actions import actions
 from unveil.audit.catalogue import CATALOGUE
 from unveil.audit.page import Page
@@ -18,9 +19,8 @@ from unveil.audit.stage import Audit, Stage, held
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count
 from unveil.audit.verdict import Status, Verdict, cause
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.outcome import BadInput, BudgetExceeded, Interrupted, Outcome, UnveilError
-from unveil.randomness import Randomness, generator
 
 
 def report(
@@ -52,6 +52,7 @@ def report(
         >>> page.all_figures()["span"]["rank"]
         3
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     if len(names) not in (0, oracle.n) or (len(names) and inputs is None):
         raise BadInput(

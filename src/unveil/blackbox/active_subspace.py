@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.evaluation_design import space_filling
 from unveil.blackbox.gradient_covariance import GradientCovariance
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.simulator_inputs import Inputs
 from unveil.blackbox.subspace_search import Found, ask, frame, of_oracle, of_table
 from unveil.blackbox.surrogate import Surrogate
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome, SourceError
-from unveil.randomness import Randomness, generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,6 +194,7 @@ class ActiveSubspace:
 
         Queries: `3 * points`
         """
+        must_be_asked(oracle)
         rng = generator(rng)
         centre, half = frame(oracle)
         x = space_filling(oracle, points, rng)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.line import Line
 from unveil.blackbox.line_search.pieces import consolidated, line_of
 from unveil.blackbox.line_search.search import Answers, Ended, Stretch, advance, begin
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.rounding import Ask, Rounding, rounding
 from unveil.outcome import BadInput, BudgetExceeded, StepAnswers
-from unveil.randomness import Randomness, generator
 
 # Rounds of questions after which what is still open is called unresolved; every round halves what a stretch can hide.
 ROUNDS = 1000
@@ -72,6 +72,7 @@ def breakpoints(
         >>> line.t.round(9), line.jump.round(9)
         (array([0.25]), array([[1.]]))
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     if oracle.answers != "values":
         raise BadInput(f"{oracle.name} answers {oracle.answers}; breakpoints are read from values")

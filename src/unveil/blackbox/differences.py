@@ -7,9 +7,10 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
-from unveil.blackbox.oracle import Oracle
-from unveil.randomness import Randomness, generator
+from unveil.blackbox.oracle import Oracle, must_be_asked
+from unveil.outcome import BadInput
 
 BLOCK_BYTES = 2**25  # of questions per batch; fixed, so that the same seed gives the same bits on every machine
 MOST_HALVINGS = 8
@@ -50,6 +51,7 @@ def jacobian(
         array([[[1., 2.],
                 [3., 4.]]])
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)
@@ -79,6 +81,7 @@ def gradient(
         array([[3., 2.]])
     """
     rng = generator(rng)
+    _require_output(oracle, output)
     return np.asarray(jacobian(oracle, x, rng=rng, noise=noise)[:, output])
 
 
@@ -107,6 +110,7 @@ def hessian(
         >>> bool(np.allclose(found, [[[0, 1], [1, 0]]], atol=1e-3))
         True
     """
+    _require_output(oracle, output)
     rng = generator(rng)
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)
@@ -145,6 +149,12 @@ def _second_differences(oracle: Oracle, x: np.ndarray, h: float, output: int) ->
             full[rows, columns] = full[columns, rows] = off[i]
             out[start + i] = full
     return out
+
+
+def _require_output(oracle: Oracle, output: int) -> None:
+    must_be_asked(oracle)
+    if not 0 <= output < oracle.m:
+        raise BadInput(f"output must be from 0 to {oracle.m - 1}; got {output}")
 
 
 def smooth_step(noise: NoiseModel, order: int) -> float:

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.blackbox.oracle import Oracle
+from unveil.arguments import Randomness, generator
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import VALUES
 from unveil.blackbox.output_space import OutputSpan
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
-from unveil.randomness import Randomness, generator
 from unveil.writing import written
 
 LARGEST = 140
@@ -146,6 +146,7 @@ def last_layer(
         >>> found.distance(last) < 1e-6
         True
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     r = span.rank
     if span.outcome not in (Outcome.complete, Outcome.approximate) or not 1 < r < span.reading.largest_rank:

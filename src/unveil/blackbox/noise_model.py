@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.answers import missing
 from unveil.blackbox.digits import decimal_step, mantissa_bits, multiples
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.one_line import one_line
 from unveil.outcome import MissingAnswers
-from unveil.randomness import Randomness, generator
 
 TABLE = 9  # values per difference table: Moré and Wild find six or more to be enough
 TABLES = 4
@@ -172,6 +172,7 @@ def measure_noise(
         >>> bool(1e-9 < noise.level.max() < 1e-6)
         True
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     before = oracle.ledger.asked
     given, asked = x, _draw(oracle, triples, rng, x)

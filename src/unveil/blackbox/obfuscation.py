@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.domain import Within, box, described
 from unveil.blackbox.legal_noise import extreme_steps
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.span import RowSpan
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, SourceError
-from unveil.randomness import Randomness, generator
 
 HALVINGS = 6
 """How often noise under which an answer changes is halved before it is left out."""
@@ -81,6 +81,7 @@ class Obfuscation:
 
         Queries: `2 N`
         """
+        must_be_asked(oracle)
         before, after = oracle(oracle.nearest(self.originals)), oracle(_as_seen(oracle, self.inputs))
         changes = np.abs(after - before).max(axis=1)
         return ObfuscationCheck(float(np.mean(_label(before) == _label(after))), float(changes.max()), changes)

@@ -11,12 +11,12 @@ from typing import final
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.arguments import Randomness, generator, must_be
 from unveil.blackbox.answers import complete, first_line, missing, require_finite
 from unveil.blackbox.domain import DOUBLE, SINGLE, Bound, Within, described, legal, singles
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput, MissingAnswers, ModelChanged, Outcome
-from unveil.randomness import Randomness, generator
 
 _LOG = logging.getLogger(__name__)
 MISSING_SHARE = 0.05  # of all questions may stay without an answer: see `Oracle.answered`
@@ -286,9 +286,8 @@ class Oracle(ABC):
     def sample(self, count: int, rng: Randomness) -> Questions:
         """Legal points as a user of the model would draw them: uniform in the box, standard normal without one."""
         rng = generator(rng)
-        if self.within is None:
-            return self.nearest(rng.standard_normal((count, self.n)))
-        return self.nearest(rng.uniform(*self.within, size=(count, self.n)))
+        size = (count, self.n)
+        return self.nearest(rng.standard_normal(size) if self.within is None else rng.uniform(*self.within, size=size))
 
     def room(self, x: Questions, direction: Float[np.ndarray, "N n"]) -> Float[np.ndarray, " N"]:
         """How far each point may go along its direction (in units of that direction) before it leaves the box.
@@ -332,9 +331,8 @@ class Oracle(ABC):
             return np.asarray(y[:, 0], dtype=np.int64)
         self._require_classes()
         scores = self._scores(y)
-        if scores.shape[1] == 1:
-            return (scores[:, 0] > 0).astype(np.int64)
-        return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+        best = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+        return np.asarray(best, dtype=np.int64)
 
     @final
     def probabilities(self, y: Answers) -> Float[np.ndarray, "N c"]:
@@ -363,9 +361,8 @@ class Oracle(ABC):
     def _require_classes(self) -> None:
         if self.ordered:
             raise BadInput(
-                f"the scores of {self.name} come sorted ({self.ordered}): their places are positions, not classes, so "
-                "they make no predictions. Ask for unsorted scores; which directions it sees can still be asked. "
-                "If they are classes after all, set oracle.ordered = ''"
+                f"the scores of {self.name} come sorted ({self.ordered}): their places are positions, not classes, and "
+                "predict nothing. Ask for unsorted scores, or, if they are classes after all, set oracle.ordered = ''"
             )
 
     def _check_legal(self, x: Questions) -> None:
@@ -385,6 +382,11 @@ class Oracle(ABC):
             x, self.nearest(x), rtol=float(np.finfo(self.dtype).eps), atol=1e-6 * self.grid
         ):
             raise BadInput(f"questions must lie on the grid of step {self.grid:g}; use oracle.nearest(x)")
+
+
+def must_be_asked(oracle: object) -> None:
+    """Raises BadInput unless it is an oracle: functions and models have no ledger."""
+    must_be(oracle, Oracle, "an Oracle, which counts questions", "as_oracle(model), or as_oracle(function, shape=...)")
 
 
 def _too_many(gone: int, asked: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.source import Answers, Questions
 
 
@@ -27,6 +27,7 @@ class OracleWrapper(Oracle):
     """
 
     def __init__(self, oracle: Oracle, **changed: object) -> None:
+        must_be_asked(oracle)
         for name in Oracle.__annotations__:
             setattr(self, name, changed.pop(name) if name in changed else getattr(oracle, name))
         if changed:

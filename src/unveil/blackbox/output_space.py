@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.as_numbers import as_numbers
-from unveil.blackbox.oracle import Oracle
+from unveil.arguments import Randomness, as_numbers, generator
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import Reading
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome, unreadable
-from unveil.randomness import Randomness, generator
 from unveil.writing import written
 
 if TYPE_CHECKING:
@@ -149,6 +148,7 @@ class OutputSpan:
 
         Queries: `points`, or fewer if there are not so many inputs
         """
+        must_be_asked(oracle)
         rng = generator(rng)
         inputs = Inputs(oracle, x, rng).take(points)
         return float(np.mean(self.contains(oracle(inputs)))) if len(inputs) else 1.0

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from unveil.as_numbers import as_numbers
-from unveil.blackbox.oracle import Oracle
+from unveil.arguments import Randomness, as_numbers, generator
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_search import Search
 from unveil.blackbox.output_space import OutputSpan
 from unveil.outcome import BadInput
-from unveil.randomness import Randomness, generator
 
 MOST = 4500
 """Inputs asked at most, unless told otherwise."""
@@ -59,6 +58,7 @@ def output_span(
         >>> span.rank, span.outcome.name
         (4, 'complete')
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     if oracle.answers == "labels":
         raise BadInput("output_span needs answers that are numbers; this oracle gives labels only")

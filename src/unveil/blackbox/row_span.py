@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.label_span import label_span
 from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.span import RowSpan, in_units_of_inputs, unseen_share
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.search import search
 from unveil.blackbox.span_search.state import Goal, State
 from unveil.blackbox.wrappers import Affine
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
-from unveil.randomness import Randomness, generator
 
 EXAMPLES = 10  # from which units are read
 SPREAD = 10.0  # the largest deviation of an input over the smallest, from which each gets its own unit
@@ -80,6 +80,7 @@ def row_span(  # noqa: PLR0913 - options of a public verb
         >>> span.distance(rows) < 1e-4
         True
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     goal = Goal(accuracy, confidence, unseen, leave_out)
     for name, value in vars(goal).items():

@@ -16,6 +16,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.answers import first_line, shown
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.oracle import Oracle
@@ -23,7 +24,6 @@ from unveil.blackbox.simulator_inputs import Inputs
 from unveil.blackbox.source import Answers, Questions
 from unveil.executor import Serial, spread
 from unveil.outcome import BadInput, SourceError
-from unveil.randomness import Randomness, generator
 
 # A number as programs print it.
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?|[-+]?(?:nan|inf)"

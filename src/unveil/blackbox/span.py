@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.blackbox.oracle import Oracle
+from unveil.arguments import Randomness, generator
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.span_search.points import base_points, legal_step
 from unveil.one_line import one_line
 from unveil.outcome import Outcome
-from unveil.randomness import Randomness, generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,6 +101,7 @@ class RowSpan:
 
         Queries: `3 * points`
         """
+        must_be_asked(oracle)
         rng = generator(rng)
         x = base_points(oracle, points, rng)
         step = rng.standard_normal(x.shape)

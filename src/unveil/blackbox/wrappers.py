@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.answers import require_finite
 from unveil.blackbox.domain import DOUBLE, HALF, Within, box, described, require_grid
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput, SourceError
@@ -270,6 +270,7 @@ class Affine(OracleWrapper):
         within: Within | None = None,
         grid: float | None = None,
     ) -> None:
+        must_be_asked(oracle)
         self.mean = self._row(mean, oracle.shape, "mean")
         self.deviation = self._row(deviation, oracle.shape, "deviation")
         if (self.deviation == 0).any():
@@ -339,6 +340,7 @@ class Restricted(OracleWrapper):
     """
 
     def __init__(self, oracle: Oracle, within: Within | None = None, grid: float | None = None) -> None:
+        must_be_asked(oracle)
         own, within = oracle.within, box(within, oracle.n)
         if within is not None and own is not None and ((within[0] < oracle.low) | (within[1] > oracle.high)).any():
             raise BadInput(
@@ -377,5 +379,6 @@ class OneOutput(OracleWrapper):
 
 
 def _require_values(oracle: Oracle, wrapper: str) -> None:
+    must_be_asked(oracle)
     if oracle.answers == "labels":
         raise BadInput(f"{wrapper} needs an oracle that answers with values; {oracle.name} answers labels")

@@ -8,8 +8,9 @@ from functools import partial
 
 import numpy as np
 
+from unveil.arguments import Randomness, generator, must_be
 from unveil.blackbox.noise_model import answers_noise
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.rounding import intact
 from unveil.blackbox.row_span import in_own_units
@@ -21,6 +22,7 @@ from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
+from unveil.identification.methods import METHODS, method_named
 from unveil.identification.picture import Picture
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.error_limits import few_digits
@@ -33,7 +35,6 @@ from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
@@ -49,7 +50,7 @@ USUAL = 4.0  # size of inputs that a network is read among where those further o
 
 def identify(
     oracle: Oracle,
-    method: Method | None = None,
+    method: Method | str | None = None,
     *,
     rng: Randomness,
     activation: str | tuple[str, ...] | None = None,
@@ -67,7 +68,8 @@ def identify(
 
     Args:
         oracle: Answers values, or labels: from these a network with one hidden layer of ReLU, tanh or sigmoid is read.
-        method: Which published idea to use, with its tolerances; by default picked by looking.
+        method: Which published idea to use, with its tolerances, or its name as on the command line; by default picked
+            by looking.
         rng: A generator, or a seed. Draws all points.
         activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
         widths: Neurons of the hidden layers, first to last; None: found. A piecewise-linear network's are read off the
@@ -95,11 +97,17 @@ def identify(
         >>> uv.compare(found.network, truth).missing
         0
     """
+    must_be_asked(oracle)
     rng = generator(rng)
     names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
     names = tuple(activation_named(name).name for name in names)
+    widths = (widths,) if isinstance(widths, int) else widths
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
+    if isinstance(method, str):
+        method = method_named(method, names or None, widths)
+    if method is not None:
+        must_be(method, Method, "a method, such as CriticalPoints()", f"or one of these names: {', '.join(METHODS)}")
     start = oracle.ledger.asked
     read = partial(_identified, method=method, rng=rng, names=names, widths=widths)
     unit = in_own_units(oracle, x) if method is None else None

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.oracle import Oracle
+from unveil.arguments import Randomness, generator
+from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.identification.kernels import Kernels
 from unveil.identification.label_agreement import differs, fresh_points, known_to
 from unveil.identification.validation import validate
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 
@@ -75,6 +75,7 @@ class Identification:
 
         Queries: `points`
         """
+        must_be_asked(oracle)
         rng = generator(rng)
         if points < 1:
             raise BadInput(f"points must be at least 1, or nothing is checked; got {points}")

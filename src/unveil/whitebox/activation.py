@@ -375,6 +375,7 @@ def activation(name: str) -> Activation:
     Raises:
         BadInput: No activation of that name.
     """
+    name = str(name).lower()
     name = _ALSO_CALLED.get(name, name)
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from unveil.arguments import Randomness, generator
 from unveil.outcome import BadInput
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Layer, Network
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from unveil.as_numbers import as_numbers
+from unveil.arguments import as_numbers
 from unveil.outcome import BadInput
 
 Box = tuple[float | np.ndarray, float | np.ndarray]

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from unveil.arguments import Randomness, generator
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.label_symmetry import as_classes, in_scale_of
 from unveil.whitebox.network import Layer, Network, must_be_known
 from unveil.whitebox.reduction import inert, nearest_scale, reduced

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
 
+from unveil.arguments import Randomness, generator
 from unveil.outcome import BadInput
-from unveil.randomness import Randomness, generator
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, must_be_known
 
 AT_A_TIME = 80
 """Steps of LOBPCG between two looks at whether those asked for have settled; it alone waits for all it holds."""
@@ -69,6 +69,7 @@ def extreme_singular_values(
         >>> found.largest.round(6)
         array([30., 29.])
     """
+    must_be_known(network)
     rng = generator(rng)
     points = network.points(x)
     n, last = network.n, network.level(layer)

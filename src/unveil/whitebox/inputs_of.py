@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.outcome import BadInput
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import Activation, activation, leaky_relu
 from unveil.whitebox.box import Box, ends
 from unveil.whitebox.branch_and_bound import Regions

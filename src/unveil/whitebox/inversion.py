@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from unveil.as_numbers import as_numbers
+from unveil.arguments import as_numbers
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.activation import Activation

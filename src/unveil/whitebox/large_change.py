@@ -13,7 +13,7 @@ from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.box import Box
 from unveil.whitebox.lookalike import Model, Walk, one_point
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.polytope import Optimum, Polytope, farthest
 from unveil.whitebox.within import box
 
@@ -104,6 +104,7 @@ def large_change(
         >>> found.change > 0.1  # so far an input moves while the features move by a millionth at most
         True
     """
+    must_be_known(network)
     start = one_point(network, x, "x")
     low, high = box(within, start, "x")
     if not (np.isfinite(low).all() and np.isfinite(high).all()):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse, special
 
-from unveil.as_numbers import as_numbers
+from unveil.arguments import as_numbers, must_be
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
@@ -335,8 +335,9 @@ def _convolved(convolution: Convolution, bias: np.ndarray, activation: Activatio
 def must_be_known(*networks: object) -> None:
     """Raises BadInput unless all are networks: models that can only be asked, and names of files, are none."""
     for each in networks:
-        if not isinstance(each, Network):
-            raise BadInput(
-                f"expected a Network, whose weights are known, got {type(each).__name__}; read a file with load(path), "
-                "a torch module with from_torch(module)"
-            )
+        must_be(
+            each,
+            Network,
+            "a Network, whose weights are known",
+            "read a file with load(path), a torch module with from_torch(module)",
+        )

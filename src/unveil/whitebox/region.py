@@ -11,7 +11,7 @@ from scipy import sparse
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
-from unveil.whitebox.network import Layer, Network
+from unveil.whitebox.network import Layer, Network, must_be_known
 
 LARGEST_BATCH = 200_000_000
 
@@ -40,6 +40,7 @@ def activation_pattern(network: Network, x: np.ndarray) -> list[Shaped[np.ndarra
         >>> uv.activation_pattern(network, np.array([1.0, -2.0, 0.5]))[0]
         array([[ True, False]])
     """
+    must_be_known(network)
     return [
         seen > 0 if _of_sign(layer) else layer.activation.piece(seen)
         for layer, seen in zip(network.layers, network.preactivations(x), strict=True)
@@ -76,6 +77,7 @@ def linearise(network: Network, x: np.ndarray, layer: int = -1, before: bool = F
         >>> here.matrix
         array([[1., 0., 1.]])
     """
+    must_be_known(network)
     points, last = network.points(x), network.level(layer)
     widest = max(each.neurons for each in network.layers[: last + 1])
     if len(points) > 1 and widest * len(points) * (network.n + 1) > LARGEST_BATCH:
@@ -176,6 +178,7 @@ def linear_region(network: Network, x: np.ndarray) -> Region:
         >>> uv.linear_region(network, np.array([1.0, -2.0, 0.5])).pattern[0]
         array([ True, False])
     """
+    must_be_known(network)
     points = network.points(x)
     if len(points) != 1:
         raise BadInput(f"a linear region belongs to one input; got {len(points)}")

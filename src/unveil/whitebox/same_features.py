@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from threadpoolctl import threadpool_limits
 
+from unveil.arguments import Randomness, generator
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.extent import Extent

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import linalg
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, match, windows
 from unveil.identification.convolution.search import KernelSearch
@@ -17,7 +18,6 @@ from unveil.identification.method import Identification, Method
 from unveil.identification.picture import Picture
 from unveil.identification.validation import how_many, validate
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
 

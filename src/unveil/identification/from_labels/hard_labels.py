@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
@@ -13,7 +14,6 @@ from unveil.identification.from_labels.label_reading import LabelReading, Wanted
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
-from unveil.randomness import Randomness, generator
 
 READ = ("relu", "tanh", "sigmoid")  # activations of a hidden layer that can be read
 # Labels asked at most without a budget, so that a reading ends: first layers of deeper networks take most of it.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding, rows_for
 from unveil.identification.detect import curved
@@ -28,7 +29,6 @@ from unveil.identification.piecewise_linear.settling import Settling
 from unveil.identification.piecewise_linear.whole_fit import leaner, settled_by_fresh
 from unveil.identification.validation import Validation
 from unveil.outcome import BudgetExceeded, Outcome
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs: where answers are exact, so far over their relative rounding, between bounds;

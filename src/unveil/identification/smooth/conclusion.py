@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.ledger import Stages
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
@@ -19,7 +20,6 @@ from unveil.identification.fitting.least_squares import Polished, jacobian, para
 from unveil.identification.fitting.slimming import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification, Method
 from unveil.outcome import BudgetExceeded, Outcome
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 HELD_OUT = 200

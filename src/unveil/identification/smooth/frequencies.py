@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rows import Rows
 from unveil.identification.fitting.least_squares import Polished
@@ -20,7 +21,6 @@ from unveil.identification.smooth.blocks import FirstLayer, gradient_span, inner
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, repeated
 from unveil.identification.smooth.second_layer import search_outer
 from unveil.outcome import BadInput
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.activation import activation as activation_named
 

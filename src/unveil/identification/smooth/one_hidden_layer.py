@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.fitting.output_layer import affine_fit, with_output
@@ -17,7 +18,6 @@ from unveil.identification.smooth.blocks import gap, gradient_span, hessians, in
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
 from unveil.identification.smooth.single_neuron import fit_shape
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.activation import SMOOTH, Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, polish_all
@@ -16,7 +17,6 @@ from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, 
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
 from unveil.identification.smooth.ridge_profile import first_layer, sigmoidal
 from unveil.identification.smooth.second_layer import block_size, cover, fit_outer, search_outer
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 _SLOW = 1e3  # resting point from which an activation's tails are called algebraic

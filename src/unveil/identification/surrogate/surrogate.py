@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.arguments import Randomness, generator
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.training import BATCH, FEWEST_BATCHES, free_network, one_hot, train
 from unveil.identification.label_agreement import near_boundaries, network_labels
@@ -18,7 +19,6 @@ from unveil.identification.surrogate.students import candidates
 from unveil.identification.surrogate.work import of_gradient
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
-from unveil.randomness import Randomness, generator
 from unveil.whitebox.network import Network
 
 

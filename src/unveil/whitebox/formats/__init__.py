@@ -13,7 +13,7 @@ from unveil.whitebox.formats.onnx_in import read_onnx
 from unveil.whitebox.formats.onnx_out import write_onnx
 from unveil.whitebox.formats.sklearn import from_sklearn
 from unveil.whitebox.formats.torch import from_torch, to_torch
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, must_be_known
 
 __all__ = ["from_sklearn", "from_torch", "load", "save", "to_torch"]
 
@@ -87,6 +87,7 @@ def save(network: Network, path: str | Path, dtype: str = "float64") -> None:
         >>> again.widths
         (2, 1)
     """
+    must_be_known(network)
     suffix = Path(path).suffix.lower()
     if dtype not in ("float64", "float32"):
         raise BadInput(f"dtype must be 'float64' or 'float32', not {dtype!r}")

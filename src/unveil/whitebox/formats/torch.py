@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from unveil.arguments import must_be
 from unveil.outcome import BadInput, SourceError, unreadable
 from unveil.torch_weights import with_weights
 from unveil.whitebox.activation import Activation, activation, by_rows, clip, elu, hard_sigmoid, leaky_relu
@@ -20,7 +21,7 @@ from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.formats.onnx_operators import adjoint, repeated
 from unveil.whitebox.formats.pooling import averages, windows
 from unveil.whitebox.formats.torch_functions import ABS, as_module, name_of, worked_out
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, must_be_known
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +56,7 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
 
     if weights is not None:
         module = with_weights(module, weights)
+    must_be(module, torch.nn.Module, "a torch module", "a file is read with load(path)")
     exact = copy.deepcopy(module).double().cpu().eval()
     if not list(exact.children()) and type(exact).__module__.startswith("torch.nn."):
         exact = torch.nn.Sequential(exact)  # a single layer
@@ -171,6 +173,7 @@ def to_torch(network: Network) -> nn.Sequential:
         >>> [type(module).__name__ for module in uv.to_torch(network)]
         ['Linear', 'ReLU', 'Linear']
     """
+    must_be_known(network)
     import torch
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""A seed is as good as a generator everywhere, and anything else is refused in the caller's words."""
+"""A seed is as good as a generator everywhere, and what an argument must be is said in the caller's words."""
 
 import inspect
 
@@ -71,3 +71,61 @@ def test_every_public_function_that_draws_takes_a_seed():
                 if given is not None and "Randomness" not in str(given.annotation):
                     told.append(f"{name}.{method}")
     assert told == []
+
+
+WRAPPED = [uv.LabelsOnly, uv.LogRatios, uv.Arctanh, uv.Affine, uv.Restricted]
+ASKING = {
+    "identify": lambda it: uv.identify(it, rng=0),
+    "row_span": lambda it: uv.row_span(it, rng=0),
+    "output_span": lambda it: uv.output_span(it, rng=0),
+    "last_layer": lambda it: uv.last_layer(it, None, rng=0),
+    "measure_noise": lambda it: uv.measure_noise(it, rng=0),
+    "breakpoints": lambda it: uv.breakpoints(it, POINT, ROWS[:1], low=-1, high=1, rng=0),
+    "gradient": lambda it: uv.gradient(it, POINT, rng=0),
+    "jacobian": lambda it: uv.jacobian(it, POINT, rng=0),
+    "hessian": lambda it: uv.hessian(it, POINT, rng=0),
+    "report": lambda it: uv.report(it, rng=0),
+    "RowSpan.check": lambda it: span().check(it, rng=0),
+    "Rounded": lambda it: uv.Rounded(it, 3),
+    "Stored": lambda it: uv.Stored(it, "never-written.sqlite"),
+    **{each.__name__: each for each in WRAPPED},
+}
+KNOWN = {
+    "preimage": lambda it: uv.preimage(it, POINT[0], 0),
+    "linearise": lambda it: uv.linearise(it, POINT[0]),
+    "activation_pattern": lambda it: uv.activation_pattern(it, POINT),
+    "linear_region": lambda it: uv.linear_region(it, POINT[0]),
+    "stability": lambda it: uv.stability(it, POINT),
+    "save": lambda it: uv.save(it, "never-written.npz"),
+    "large_change": lambda it: uv.large_change(it, POINT[0], 0),
+    "extreme_singular_values": lambda it: uv.extreme_singular_values(it, POINT[0], 0, count=1, rng=0),
+    "compare": lambda it: uv.compare(it, it),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_model_without_a_ledger_is_told_how_to_get_one(name):
+    with pytest.raises(uv.BadInput, match=r"expected an Oracle.*got function; as_oracle\("):
+        ASKING[name](lambda x: x)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_model_whose_weights_are_hidden_is_told_how_to_read_them(name):
+    with pytest.raises(uv.BadInput, match=r"expected a Network.*got function; read a file with load"):
+        KNOWN[name](lambda x: x)
+
+
+def test_a_method_may_be_named_and_a_single_width_stand_alone():
+    named = uv.identify(oracle(), method="critical-points", widths=3, activation="ReLU", rng=1)
+    given = uv.identify(oracle(), method=uv.CriticalPoints(), rng=1)
+    np.testing.assert_array_equal(named.network.layers[0].weights, given.network.layers[0].weights)
+    with pytest.raises(uv.BadInput, match="no method called 'relu'; known: saturation"):
+        uv.identify(oracle(), method="relu", rng=1)
+    with pytest.raises(uv.BadInput, match=r"expected a method.*got int; or one of these names: saturation"):
+        uv.identify(oracle(), method=3, rng=1)
+
+
+def test_outputs_that_are_not_there_are_refused():
+    for ask in (uv.gradient, uv.hessian):
+        with pytest.raises(uv.BadInput, match="output must be from 0 to 4; got 5"):
+            ask(oracle(), POINT, rng=0, output=5)
