@@ -129,3 +129,40 @@ def test_outputs_that_are_not_there_are_refused():
     for ask in (uv.gradient, uv.hessian):
         with pytest.raises(uv.BadInput, match="output must be from 0 to 4; got 5"):
             ask(oracle(), POINT, rng=0, output=5)
+
+
+TAKES_NUMBERS = {
+    "a network": lambda x: NETWORK(x),
+    "preimage": lambda x: uv.preimage(NETWORK, x[0]),
+    "preimage, near": lambda x: uv.preimage(NETWORK, features=np.ones(3), near=x[0]),
+    "preimage, within": lambda x: uv.preimage(NETWORK, features=np.ones(3), within=(x[0], 9)),
+    "inputs_of": lambda x: uv.inputs_of(NETWORK, x[0, :5]),
+    "lookalike": lambda x: uv.lookalike(NETWORK, POINT[0], POINT[0], within=(x[0], 9)),
+    "linear_region": lambda x: uv.linear_region(NETWORK, x[0]),
+    "stability": lambda x: uv.stability(NETWORK, x),
+    "weights": lambda x: uv.Network.from_weights([(x, np.zeros(1))]),
+    "an oracle": lambda x: oracle()(x),
+    "within": lambda x: uv.as_oracle(NETWORK, within=(x[0], 9)),
+    "grid": lambda x: uv.as_oracle(NETWORK, within=(-9, 9), grid=x[0, 0]),
+    "Affine": lambda x: uv.Affine(oracle(), x[0], 1.0),
+    "jacobian": lambda x: uv.jacobian(oracle(), x, rng=0),
+    "breakpoints": lambda x: uv.breakpoints(oracle(), x, ROWS[:1], low=-1, high=1, rng=0),
+    "row_span": lambda x: uv.row_span(oracle(), x=x, rng=0),
+    "output_span": lambda x: uv.output_span(oracle(), x=x, rng=0),
+    "identify": lambda x: uv.identify(oracle(), x=x, rng=0),
+    "measure_noise": lambda x: uv.measure_noise(oracle(), x=x, rng=0),
+    "obfuscate": lambda x: uv.obfuscate(span(), x, scale=1.0, rng=0),
+    "RowSpan.distance": lambda x: span().distance(x),
+    "report": lambda x: uv.report(oracle(), x, rng=0),
+}
+
+
+@pytest.mark.filterwarnings("error::numpy.exceptions.ComplexWarning")
+@pytest.mark.parametrize("name", TAKES_NUMBERS)
+def test_what_numpy_would_drop_is_refused(name):
+    dropped = [POINT + 0.5j, POINT.astype("m8[s]")]
+    if name != "weights":
+        dropped += [np.ma.masked_array(POINT, POINT > 0)]
+    for x in dropped:
+        with pytest.raises(uv.BadInput):
+            TAKES_NUMBERS[name](x)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import unveil
+import unveil as uv
 from tests.served import serve
 from unveil.blackbox.answer_file import AnswerFile
 from unveil.blackbox.source_oracle import SourceOracle
@@ -152,9 +153,9 @@ def test_another_model_is_refused(tmp_path):
     changed = oracle(lambda x: model(x) + 0.1)
     changed.source.name = "model"
     stored = Stored(changed, tmp_path / "a")
-    np.testing.assert_array_equal(stored(X), model(X))  # nothing has to be asked yet
-    with pytest.raises(StoreError, match="any more"):
-        stored(X + 1)
+    for x in (X, X + 1):  # of a function a name is all that is known: not even stored answers are its own
+        with pytest.raises(StoreError, match="any more"):
+            stored(x)
     slightly = oracle(lambda x: model(x) * (1 + 1e-7))
     slightly.source.name = "model"
     Stored(slightly, tmp_path / "a")(X + 1)
@@ -286,7 +287,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_kept_is_lost(tmp_path):
     del small
     again = Stored(oracle(), tmp_path / "b")
     np.testing.assert_array_equal(again(X), model(X))
-    assert again.ledger.sent == 0
+    assert again.ledger.sent == 4  # the controls
 
 
 def test_two_runs_share_a_store(tmp_path):
@@ -408,8 +409,41 @@ def test_a_second_process_is_refused_and_the_store_is_free_when_the_first_ends(t
         first.kill()
         first.wait()
         again = as_oracle(lambda x: x[:, :2] * 1.5, shape=4, store=path)
-        assert again.ledger.sent == 0
+        assert again.ledger.sent == 4  # the controls
         assert {file.stat().st_mode & 0o077 for file in tmp_path.iterdir()} == {0}  # nobody else's
     finally:
         first.kill()
         first.communicate()
+
+
+def test_a_store_does_not_answer_for_another_function_of_the_same_name(tmp_path, rng):
+    def network():
+        return uv.Network.from_weights([(rng.standard_normal((5, n)), np.zeros(5)) for n in (4, 5)])
+
+    def plain():
+        inside = network()
+        return lambda x: inside(x)
+
+    def labels():
+        inside = network()
+        return lambda x: inside(x).argmax(axis=1)
+
+    for name, make, match in (
+        ("a", network, "another model"),
+        ("b", lambda: network().logits, "another model"),
+        ("c", plain, "any more"),
+        ("d", labels, "any more"),
+    ):
+        path, one = tmp_path / name, make()
+        first = as_oracle(one, shape=4, store=path)
+        x = first.sample(60, rng)
+        y = first(x)
+        del first
+        again = as_oracle(one, shape=4, store=path)
+        np.testing.assert_array_equal(again(x), y)
+        assert again.ledger.sent == (4 if match == "any more" else 0)  # the controls
+        others, known = (make() for _ in range(50)), again.canary.questions
+        other = next(each for each in others if (each(known) != one(known)).any())
+        del again
+        with pytest.raises(StoreError, match=match):
+            as_oracle(other, shape=4, store=path)

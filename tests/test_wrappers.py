@@ -183,3 +183,16 @@ def test_a_smaller_box_and_one_output() -> None:
         OneOutput(inside, 3)
     with pytest.raises(BadInput, match="labels"):
         OneOutput(LabelsOnly(inside), 0)
+
+
+def test_labels_of_a_single_probability_change_at_a_half(rng):
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x[:, :1]))
+
+    x = rng.standard_normal((200, 3))
+    for answers in ("values", "probabilities"):
+        oracle = uv.as_oracle(sigmoid, shape=3, answers=answers)
+        np.testing.assert_array_equal(uv.LabelsOnly(oracle)(x)[:, 0], x[:, 0] >= 0)
+        np.testing.assert_array_equal(oracle.predictions(oracle(x)), x[:, 0] >= 0)
+    plain = uv.as_oracle(lambda x: x[:, :1], shape=3)
+    np.testing.assert_array_equal(uv.LabelsOnly(plain)(x)[:, 0], x[:, 0] >= 0)

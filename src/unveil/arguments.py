@@ -16,12 +16,39 @@ def as_numbers(value: object, what: str) -> Float[np.ndarray, "..."]:
     """An argument as an array of float64; `what` is how the caller calls it.
 
     Raises:
-        BadInput: It holds what is no number, or rows of different lengths.
+        BadInput: It holds what is no number, or rows of different lengths; or what numpy would drop without an error:
+            an imaginary part, a mask, the unit of a date.
     """
+    refused = ""
     try:
-        return np.asarray(value, dtype=np.float64)
+        given = np.asanyarray(value)
+        if given.dtype.kind == "c":
+            refused = "they are complex; pass .real, or both parts side by side"
+        elif given.dtype.kind in "mM":
+            refused = "they are dates or times; pass them as numbers in a unit of your choice"
+        elif np.ma.is_masked(given):
+            refused = "some are masked; leave these out, or fill them in"
+        else:
+            return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise BadInput(f"{what} must be numbers: {error}") from error
+    raise BadInput(f"{what} must be real numbers: {refused}")
+
+
+def examples(x: object, n: int, least: int = 1) -> Float[np.ndarray, "N n"] | None:
+    """Example inputs `x=` as float64 rows of n numbers; None stays.
+
+    Raises:
+        BadInput: Not numbers, NaN or infinite ones, another shape, or fewer than `least` rows.
+    """
+    if x is None:
+        return None
+    rows = as_numbers(x, "x")
+    if rows.ndim != 2 or rows.shape[1] != n or len(rows) < least:
+        raise BadInput(f"x must have shape (N, {n}) with N >= {least}; got {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise BadInput("x must be finite: leave out rows with NaN or infinity, or fill them in")
+    return rows
 
 
 def generator(rng: Randomness) -> np.random.Generator:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, as_numbers, generator
 from unveil.audit.actions import actions
 from unveil.audit.catalogue import CATALOGUE
 from unveil.audit.page import Page
@@ -58,6 +58,7 @@ def report(
         raise BadInput(
             f"names are those of the {oracle.n} columns of inputs, which go with them; got {len(names)} names"
         )
+    inputs = None if inputs is None else as_numbers(inputs, "inputs")
     audit = Audit(oracle, inputs, labels, int(rng.integers(2**32)), oracle.name, tuple(map(str, names)))
     audit.standardise()
     return run(audit)

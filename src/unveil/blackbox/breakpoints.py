@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, as_numbers, generator
 from unveil.blackbox.line import Line
 from unveil.blackbox.line_search.pieces import consolidated, line_of
 from unveil.blackbox.line_search.search import Answers, Ended, Stretch, advance, begin
@@ -82,10 +82,11 @@ def breakpoints(
         raise BadInput(
             f"questions to {oracle.name} lie on a grid of step {oracle.grid:g}, not on lines; pass grid=None"
         )
-    base, direction = np.broadcast_arrays(np.atleast_2d(base), np.atleast_2d(direction))
+    base, direction = (np.atleast_2d(as_numbers(*each)) for each in ((base, "base"), (direction, "direction")))
+    base, direction = np.broadcast_arrays(base, direction)
     if base.ndim != 2 or base.shape[1] != oracle.n:
         raise BadInput(f"base and direction must have shape (L, {oracle.n}) or ({oracle.n},); got {base.shape}")
-    low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), (len(base),)) for end in (low, high))
+    low, high = (np.broadcast_to(as_numbers(end, "low and high"), (len(base),)) for end in (low, high))
     if not (low < high).all():
         raise BadInput("every line needs low < high")
     for end in (low, high):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, as_numbers, generator
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.outcome import BadInput
@@ -54,7 +54,7 @@ def jacobian(
     must_be_asked(oracle)
     rng = generator(rng)
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
-    x = np.asarray(x, dtype=np.float64)
+    x = as_numbers(x, "x")
     if noise.kind == "smooth":
         return _smooth_jacobian(oracle, x, _within_box(oracle, smooth_step(noise, order=1), room=4))
     fx = oracle(x)
@@ -113,7 +113,7 @@ def hessian(
     _require_output(oracle, output)
     rng = generator(rng)
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
-    x = np.asarray(x, dtype=np.float64)
+    x = as_numbers(x, "x")
     h = _within_box(oracle, smooth_step(noise, order=2), room=8)
     if oracle.within is None:
         return _second_differences(oracle, x, h, output)

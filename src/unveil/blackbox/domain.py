@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import as_numbers
 from unveil.outcome import BadInput
 
 # One number where all inputs share a bound, else one per input.
@@ -37,7 +38,7 @@ def box(within: Any, n: int | None = None) -> Within | None:
     if within is None:
         return None
     try:
-        low, high = (np.asarray(end, dtype=np.float64) for end in within)
+        low, high = (as_numbers(end, "within") for end in within)
     except (TypeError, ValueError):
         raise BadInput(
             f"within must be a pair (low, high), each a number or one number per input; got {_shown(within)}"
@@ -153,7 +154,7 @@ def require_grid(grid: Any, within: Within | None) -> float | None:
     """
     if grid is None:
         return None
-    step = float(grid)
+    step = float(as_numbers(grid, "grid").squeeze())
     widest = math.inf if within is None else float(np.min(np.subtract(within[1], within[0])))
     if not 0 < step <= widest or math.isinf(step):
         raise BadInput(f"grid must be a positive step that fits in the box; got {step!r}")

@@ -100,7 +100,7 @@ def usual_ground(side: Side, inputs: np.ndarray | None) -> Ground:
 
 def _given(side: Side, inputs: np.ndarray | None) -> Float[np.ndarray, "N n"]:
     n = side.oracle.n
-    given = np.empty((0, n)) if inputs is None else side.oracle.nearest(np.asarray(inputs, dtype=np.float64))
+    given = np.empty((0, n)) if inputs is None else side.oracle.nearest(inputs)
     if given.ndim != 2 or given.shape[1] != n:
         raise BadInput(f"inputs must have shape (N, {n}); got {given.shape}")
     return given

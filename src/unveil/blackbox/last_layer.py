@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, as_numbers, examples, generator
 from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import VALUES
@@ -93,7 +93,7 @@ class LastLayer:
         Raises:
             BadInput: Another number of outputs.
         """
-        columns = other.matrix if isinstance(other, LastLayer) else np.asarray(other, dtype=np.float64)
+        columns = other.matrix if isinstance(other, LastLayer) else as_numbers(other, "columns")
         if columns.ndim != 2 or len(columns) != len(self.matrix):
             raise BadInput(f"the other matrix must have {len(self.matrix)} rows; got {columns.shape}")
         if self.centred:
@@ -153,8 +153,7 @@ def last_layer(
         raise BadInput(f"the last layer is read in a settled span of the outputs: {span.why}")
     if r > LARGEST:
         raise BadInput(f"an ellipsoid of {r} dimensions has {_unknowns(r):,} unknowns: the rank may be {LARGEST}")
-    if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n):
-        raise BadInput(f"x must have shape (N, {oracle.n}); got {x.shape}")
+    x = examples(x, oracle.n)
     before = oracle.ledger.asked
     count = int(np.ceil((1 + SPARE) * _unknowns(r))) + MORE
     fresh = max(LEAST_FRESH, int(np.ceil(FRESH * _unknowns(r))))

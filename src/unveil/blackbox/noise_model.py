@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, examples, generator
 from unveil.blackbox.answers import missing
 from unveil.blackbox.digits import decimal_step, mantissa_bits, multiples
 from unveil.blackbox.oracle import Oracle, must_be_asked
@@ -173,7 +173,7 @@ def measure_noise(
         True
     """
     must_be_asked(oracle)
-    rng = generator(rng)
+    rng, x = generator(rng), examples(x, oracle.n)
     before = oracle.ledger.asked
     given, asked = x, _draw(oracle, triples, rng, x)
     scale = float(np.sqrt(np.mean(asked**2))) or 1.0

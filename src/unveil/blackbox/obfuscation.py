@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, as_numbers, generator
 from unveil.blackbox.domain import Within, box, described
 from unveil.blackbox.legal_noise import extreme_steps
 from unveil.blackbox.oracle import Oracle, must_be_asked
@@ -132,7 +132,7 @@ def obfuscate(  # noqa: PLR0913 - options of a public verb
         True
     """
     rng = generator(rng)
-    x = np.atleast_2d(np.asarray(x, dtype=np.float64))
+    x = np.atleast_2d(as_numbers(x, "inputs"))
     if x.ndim != 2 or x.shape[1] != span.n:
         raise BadInput(f"inputs must have shape (N, {span.n}); got {x.shape}")
     if not scale > 0:

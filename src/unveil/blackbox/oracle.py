@@ -11,8 +11,8 @@ from typing import final
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.arguments import Randomness, generator, must_be
-from unveil.blackbox.answers import complete, first_line, missing, require_finite
+from unveil.arguments import Randomness, as_numbers, generator, must_be
+from unveil.blackbox.answers import complete, missing, require_finite
 from unveil.blackbox.domain import DOUBLE, SINGLE, Bound, Within, described, legal, singles
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
@@ -57,6 +57,7 @@ class Oracle(ABC):
         widest: Where log-ratios of one question differ by more, one has run out of digits; infinite for others.
         ordered: "falling" or "rising" where the answers of every question came sorted: then their places are
             positions, not classes. Set it to "" if they are classes after all.
+        cut: Where a single value changes its class: 0.5 if those of the first look all lie in [0, 1], else 0.
         in_steps: Why the answers are known to jump, without a slope anywhere (e.g. "decision trees"); else "".
         notes: What the first look saw and what to do about it, one sentence each.
 
@@ -88,6 +89,7 @@ class Oracle(ABC):
     independent: bool = False
     widest: float = np.inf
     ordered: str = ""
+    cut: float = 0.0
     in_steps: str = ""
     notes: tuple[str, ...] = ()
     # Of the answers' errors, once measured; no annotation: wrappers, which change answers, do not take it over.
@@ -243,11 +245,9 @@ class Oracle(ABC):
 
     def _ask(self, x: np.ndarray, legal: bool = False) -> tuple[Questions, Answers]:
         """Check, charge and ask; missing answers are counted."""
-        try:
-            kept = legal and self.takes_singles and x.dtype == np.float32
-            x = np.ascontiguousarray(x, dtype=np.float32 if kept else np.float64)
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"questions must be an (N, {self.n}) array of numbers: {first_line(error)}") from None
+        if not (legal and self.takes_singles and x.dtype == np.float32):
+            x = as_numbers(x, "questions")
+        x = np.ascontiguousarray(x)
         if x.ndim != 2 or x.shape[1] != self.n:
             raise BadInput(f"questions must have shape (N, {self.n}); got {x.shape}")
         if len(x) == 0:
@@ -277,7 +277,7 @@ class Oracle(ABC):
 
         A difference quotient must be divided by the step between *these*.
         """
-        return legal(np.asarray(x, dtype=np.float64), self.within, self.grid, self.dtype, self.input_bits)
+        return legal(as_numbers(x, "inputs"), self.within, self.grid, self.dtype, self.input_bits)
 
     def written(self, x: np.ndarray) -> np.ndarray:
         """The same as an array of float32 where the model takes it: half as much to write, and nothing to convert."""
@@ -322,7 +322,7 @@ class Oracle(ABC):
 
     @final
     def predictions(self, y: Answers) -> Int[np.ndarray, " N"]:
-        """The class each answer stands for: the label, the largest value, or whether a single value is above 0.
+        """The class each answer stands for: the label, the largest value, or whether a single value is above `cut`.
 
         Raises:
             BadInput: The answers come sorted: their places are no classes.
@@ -331,7 +331,7 @@ class Oracle(ABC):
             return np.asarray(y[:, 0], dtype=np.int64)
         self._require_classes()
         scores = self._scores(y)
-        best = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+        best = scores[:, 0] > self.cut if scores.shape[1] == 1 else scores.argmax(axis=1)
         return np.asarray(best, dtype=np.int64)
 
     @final

@@ -133,7 +133,7 @@ class OutputSpan:
 
     def distance(self, other: OutputSpan | np.ndarray) -> float:
         """Sine of the largest principal angle to another span or a matrix's column space; 1 if the ranks differ."""
-        columns = other.basis.T if isinstance(other, OutputSpan) else np.asarray(other, dtype=np.float64)
+        columns = other.basis.T if isinstance(other, OutputSpan) else as_numbers(other, "columns")
         if not isinstance(other, OutputSpan) and self.reading.kind != "values":
             columns = columns - columns.mean(axis=0)
         if len(columns) != self.m:

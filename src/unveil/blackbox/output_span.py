@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from unveil.arguments import Randomness, as_numbers, generator
+from unveil.arguments import Randomness, examples, generator
 from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_search import Search
@@ -62,9 +62,7 @@ def output_span(
     rng = generator(rng)
     if oracle.answers == "labels":
         raise BadInput("output_span needs answers that are numbers; this oracle gives labels only")
-    x = None if x is None else as_numbers(x, "x")
-    if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or len(x) < 2):
-        raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 2; got {x.shape}")
+    x = examples(x, oracle.n, least=2)
     if most is not None and most < 2:
         raise BadInput(f"most must be at least 2 inputs; got {most}")
     search = Search(oracle, Inputs(oracle, x, rng), MOST if most is None and x is None else most, known)

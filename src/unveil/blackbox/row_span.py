@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, examples, generator
 from unveil.blackbox.label_span import label_span
 from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
@@ -86,8 +86,7 @@ def row_span(  # noqa: PLR0913 - options of a public verb
     for name, value in vars(goal).items():
         if not 0 < value < 1:
             raise BadInput(f"{name} must lie between 0 and 1; got {value!r}")
-    if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or not len(x)):
-        raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 1; got {x.shape}")
+    x = examples(x, oracle.n)
     unit = in_own_units(oracle, x)
     asked, units = (oracle, np.ones(oracle.n)) if unit is None else (unit, 1 / unit.deviation)
     if unit is not None:

@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, as_numbers, generator
 from unveil.blackbox.answers import first_line, shown
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.oracle import Oracle
@@ -88,6 +88,7 @@ class Simulator(Oracle):
             from unveil.blackbox.store import Memory
 
             self._memory = Memory(AnswerFile(store), self.fingerprint(), self.name, self.dtype, self.shape)
+            self._memory.named_only = not isinstance(function, Command)
 
     def runs(self, x: Questions) -> Float[np.ndarray, " N"]:
         """Run N questions, charged to the ledger like any others; NaN where a run failed.
@@ -134,7 +135,7 @@ class Simulator(Oracle):
         return y
 
     def nearest(self, x: Questions) -> Questions:
-        return self.inputs.nearest(np.asarray(x, dtype=np.float64))
+        return self.inputs.nearest(as_numbers(x, "inputs"))
 
     def sample(self, count: int, rng: Randomness) -> Questions:
         rng = generator(rng)

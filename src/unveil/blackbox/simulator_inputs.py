@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.arguments import as_numbers
 from unveil.outcome import BadInput
 
 
@@ -109,8 +110,8 @@ class Input:
             chosen = np.array([places[value] for value in values])
             return np.where(chosen[:, None] == np.arange(len(self.levels)), 1.0, -1.0)
         try:
-            numbers = np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError):
+            numbers = as_numbers(values, self.name)
+        except BadInput:
             raise BadInput(f"{self.name!r} must be numbers; got {values[0]!r}; give a category its levels=") from None
         low, high = self.low, self.high
         if self.log:

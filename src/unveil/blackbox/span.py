@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, as_numbers, generator
 from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.span_search.points import base_points, legal_step
 from unveil.one_line import one_line
@@ -91,7 +91,7 @@ class RowSpan:
 
     def distance(self, other: RowSpan | np.ndarray) -> float:
         """Sine of the largest principal angle to another span or a matrix's row space; 1 if the ranks differ."""
-        rows = other.basis if isinstance(other, RowSpan) else _orthonormal(np.asarray(other, dtype=np.float64))
+        rows = other.basis if isinstance(other, RowSpan) else _orthonormal(as_numbers(other, "rows"))
         if rows.shape != self.basis.shape:
             return 1.0
         return float(np.linalg.norm(self.complement(rows), 2)) if len(rows) else 0.0

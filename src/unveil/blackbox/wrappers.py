@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import as_numbers
 from unveil.blackbox.answers import require_finite
 from unveil.blackbox.domain import DOUBLE, HALF, Within, box, described, require_grid
 from unveil.blackbox.oracle import Oracle, must_be_asked
@@ -61,9 +62,8 @@ class LabelsOnly(OracleWrapper):
 
     Args:
         oracle: Answers with values.
-        threshold: For an oracle with one output: the label is 1 from here on, else 0.
-        assumed: Whether the threshold is that of a probability because the first answers look like one: then an answer
-            that cannot be one is an error.
+        threshold: For an oracle with one output: the label is 1 from here on, else 0. By default its `cut`: where that
+            is 0.5, since the first answers look like probabilities, an answer that cannot be one is an error.
 
     Raises:
         BadInput: The oracle answers labels already, or a threshold is given for several outputs.
@@ -74,7 +74,7 @@ class LabelsOnly(OracleWrapper):
         1
     """
 
-    def __init__(self, oracle: Oracle, threshold: float | None = None, assumed: bool = False) -> None:
+    def __init__(self, oracle: Oracle, threshold: float | None = None) -> None:
         _require_values(oracle, "LabelsOnly")
         self.several = oracle.m > 1 or oracle.reference is not None
         if self.several and threshold is not None:
@@ -84,8 +84,9 @@ class LabelsOnly(OracleWrapper):
                 f"the scores of {oracle.name} come sorted ({oracle.ordered}), so the largest is always in the same "
                 "place and no label; ask for unsorted scores"
             )
-        super().__init__(oracle, m=1, answers="labels", reference=None, widest=np.inf, step=0.0)
-        self.threshold, self.assumed = 0.0 if threshold is None else threshold, assumed
+        super().__init__(oracle, m=1, answers="labels", reference=None, widest=np.inf, step=0.0, cut=0.0)
+        self.threshold = oracle.cut if threshold is None else float(as_numbers(threshold, "threshold"))
+        self.assumed = threshold is None and oracle.cut != 0
 
     def answer(self, x: Questions) -> Answers:
         y = self.oracle.answer(x)
@@ -163,6 +164,7 @@ class LogRatios(OracleWrapper):
             scale=1.0,
             mantissa=DOUBLE,
             step=0.0,
+            cut=0.0,
             widest=float(widest),
             reference=reference if several else None,
             independent=each,
@@ -222,7 +224,7 @@ class Arctanh(OracleWrapper):
         self.largest = 1 - min(max(oracle.step / 2, oracle.noise / 2, 2.0**-oracle.mantissa), 0.25)
         # That of logits, which are twice as large.
         widest = -np.log(np.finfo(oracle.dtype).eps) / 8
-        super().__init__(oracle, answers="values", scale=1.0, mantissa=DOUBLE, step=0.0, widest=float(widest))
+        super().__init__(oracle, answers="values", scale=1.0, mantissa=DOUBLE, step=0.0, cut=0.0, widest=float(widest))
 
     def answer(self, x: Questions) -> Answers:
         return np.asarray(np.arctanh(np.clip(self.oracle.answer(x), -self.largest, self.largest)))
@@ -310,7 +312,7 @@ class Affine(OracleWrapper):
 
     @staticmethod
     def _row(value: float | np.ndarray, shape: tuple[int, ...], name: str) -> Float[np.ndarray, " n"]:
-        value = np.asarray(value, dtype=np.float64)
+        value = as_numbers(value, name)
         try:
             row = np.broadcast_to(value, shape).ravel()
         except ValueError:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from unveil.arguments import Randomness, generator, must_be
+from unveil.arguments import Randomness, examples, generator, must_be
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.oracle_wrapper import OracleWrapper
@@ -98,7 +98,7 @@ def identify(
         0
     """
     must_be_asked(oracle)
-    rng = generator(rng)
+    rng, x = generator(rng), examples(x, oracle.n)
     names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
     names = tuple(activation_named(name).name for name in names)
     widths = (widths,) if isinstance(widths, int) else widths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -53,11 +54,11 @@ class Layer:
             if isinstance(weights, Repeated):
                 values = np.concatenate([np.zeros(1), *(group.values.ravel() for group in weights.groups)])
             elif sparse.issparse(weights):
+                values = as_numbers(weights.tocsr().data, "weights")
                 weights = sparse.csr_array(weights, dtype=np.float64)
-                values = weights.data
             else:
-                weights = values = np.asarray(weights, dtype=np.float64)
-            bias = np.asarray(self.bias, dtype=np.float64)
+                weights = values = as_numbers(weights, "weights")
+            bias = as_numbers(self.bias, "biases")
         except (TypeError, ValueError) as error:
             raise BadInput(f"a layer needs numbers: W (out, in) and b (out,); {error}") from error
         if len(weights.shape) != 2 or bias.shape != weights.shape[:1] or 0 in weights.shape:
@@ -235,6 +236,19 @@ class Network:
         if not np.isfinite(rows).all():
             raise BadInput("the inputs hold NaN or infinite numbers; pass finite ones")
         return rows
+
+    def fingerprint(self) -> str:
+        """A text that differs between networks whose weights, activations or shapes differ: for a store of answers."""
+        digest = hashlib.blake2b(repr((self, self.shape)).encode(), digest_size=16)
+        for layer in self.layers:
+            matrix: Any = layer.repeated or layer.weights
+            if isinstance(matrix, Repeated):
+                parts = [each for group in matrix.groups for each in (group.values, group.rows, group.columns)]
+            else:
+                parts = [matrix.data, matrix.indices, matrix.indptr] if sparse.issparse(matrix) else [matrix]
+            for part in (*parts, layer.bias):
+                digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
 
     def level(self, layer: int) -> int:
         """`layer` as a checked index from 0; negative ones count from the end.

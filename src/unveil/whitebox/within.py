@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from unveil.arguments import as_numbers
 from unveil.outcome import BadInput
 
 
@@ -12,7 +13,7 @@ def box(
     within: tuple[float | np.ndarray, float | np.ndarray], point: Float[np.ndarray, " n"], what: str
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """The box as two vectors, after making sure that it is one and that `point` lies in it."""
-    low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), point.shape) for end in within)
+    low, high = (np.broadcast_to(as_numbers(end, "within="), point.shape) for end in within)
     if not (low <= high).all():
         raise BadInput("within= must be (lowest, highest) with lowest <= highest in every coordinate")
     outside = np.flatnonzero((point < low) | (point > high))

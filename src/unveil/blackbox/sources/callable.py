@@ -28,6 +28,7 @@ class CallableSource:
 
     Attributes:
         notes: What was chosen where the function left a choice.
+        named_only: Whether the fingerprint holds no more than a name: of a plain function nothing else can be known.
     """
 
     def __init__(
@@ -42,6 +43,9 @@ class CallableSource:
         self.name = shown(str(getattr(function, "__name__", type(function).__name__)))
         self.dtype: np.dtype[np.floating] = np.dtype(np.float64)
         self.notes: tuple[str, ...] = ()
+        # A network, or a method of one, tells what it holds.
+        self._held_in = getattr(getattr(function, "__self__", function), "fingerprint", None)
+        self.named_only = self._held_in is None
         self._output = output
         self._held = HeldInputs(inputs, function, self.name) if inputs else None
         self._sent = 0
@@ -68,4 +72,4 @@ class CallableSource:
         return sent
 
     def fingerprint(self) -> str:
-        return f"callable {self.name} {self.shape}"
+        return f"callable {self.name} {self.shape} {'' if self._held_in is None else self._held_in()}".strip()

@@ -126,6 +126,7 @@ def as_oracle(  # noqa: PLR0913 - options of a public verb
         seen=look.digest,
     )
     oracle.noise, oracle.signal, oracle.ordered = look.noise, look.signal, look.ordered
+    oracle.cut = 0.5 if look.m == 1 and look.unit and look.kind != "labels" else 0.0
     oracle.in_steps = str(getattr(chosen, "in_steps", ""))
     oracle.notes = (*getattr(chosen, "notes", ()), *look.notes, *_notes_on(oracle))
     if look.assumed:
@@ -133,8 +134,7 @@ def as_oracle(  # noqa: PLR0913 - options of a public verb
     if look.kind == "probabilities":
         oracle = LogRatios(oracle, reference=look.reference, each=look.reference is None)
     if answers == "labels" and look.kind != "labels":
-        assumed = look.m == 1 and look.unit
-        oracle = LabelsOnly(oracle, threshold=0.5 if assumed else None, assumed=assumed)
+        oracle = LabelsOnly(oracle)
     return oracle
 
 

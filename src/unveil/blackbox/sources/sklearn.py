@@ -21,11 +21,14 @@ class SklearnSource:
 
     Attributes:
         classes: The name of each label, where there are classes.
+        named_only: The fingerprint does not hold what the estimator was fitted to.
         in_steps: Why answers have no slope anywhere (trees, votes of neighbours); empty for other estimators.
 
     Raises:
         BadInput: Not fitted, or it has nothing that answers like this.
     """
+
+    named_only = True
 
     def __init__(self, estimator: Any, answers: str = "auto") -> None:
         self.name = type(estimator).__name__
@@ -58,7 +61,6 @@ class SklearnSource:
         return sent
 
     def fingerprint(self) -> str:
-        # What the estimator was fitted to shows in its first answers, which are part of every oracle's fingerprint.
         return f"sklearn {self.name}.{self.method} {self.shape}"
 
 

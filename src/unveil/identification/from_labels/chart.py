@@ -101,7 +101,7 @@ def typical_inputs(
     oracle: Oracle, x: Float[np.ndarray, "N n"] | None
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, " n"], float]:
     """Legal inputs to start from, and the middle and size of what is typical: of these, of the box, or 0 and 1."""
-    given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
+    given = np.empty((0, oracle.n)) if x is None else oracle.nearest(x)
     if given.ndim != 2 or given.shape[1] != oracle.n:
         raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")
     origin, size = np.zeros(oracle.n), 1.0
