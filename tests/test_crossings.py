@@ -18,7 +18,7 @@ from unveil.identification.from_labels.first_layer import first_layer, straight_
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.straight import POINTS, BoundaryFaces, met_again
+from unveil.identification.from_labels.straight import REMEASURING_POINTS, BoundaryFaces, met_again
 from unveil.identification.from_labels.walks import Walks, faces_behind, walk
 
 SEEDS = range(5)
@@ -213,8 +213,8 @@ def test_a_hyperplane_is_met_again_at_a_few_points_far_apart(seed: int) -> None:
         before = truth.chart.ledger.asked
         boundary = BoundaryFaces(truth.side, truth.chart, faces, truth.precision)
         found = met_again(boundary, truth.planes[np.array([which])], truth.rng)
-        assert truth.chart.ledger.asked - before <= 4 * len(faces) + POINTS * 120
-        assert len(found) <= POINTS
+        assert truth.chart.ledger.asked - before <= 4 * len(faces) + REMEASURING_POINTS * 120
+        assert len(found) <= REMEASURING_POINTS
         off = np.abs(found.z @ truth.planes.normals[which] + truth.planes.offsets[which])
         on += (off <= found.error + 1e-9).tolist()
         assert len(set(found.face.tolist())) == len(found)

@@ -7,7 +7,7 @@ import numpy as np
 import unveil as uv
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.sigmoidal import ALIKE, RADIUS, FarFaces, shifted_normal
+from unveil.identification.from_labels.sigmoidal import RADIUS, SAME_NORMAL_DISTANCE, FarFaces, shifted_normal
 from unveil.identification.from_labels.transitions import transition
 
 SEEDS = range(5)
@@ -40,7 +40,7 @@ def test_faces_far_out_are_parallel_to_hyperplanes() -> None:
         assert far.stale >= 30 or far.bent >= 20
         cosines = np.abs(far.normals @ truth.normals.T)
         # Each is one neuron's, and no neuron's is met twice.
-        assert (1 - cosines.max(axis=1) < ALIKE**2).all()
+        assert (1 - cosines.max(axis=1) < SAME_NORMAL_DISTANCE**2).all()
         assert len(set(cosines.argmax(axis=1))) == len(far.normals)
         met += len(far.normals)
         far.add(np.eye(4)[0])

@@ -10,7 +10,7 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.from_labels.hard_labels import EACH_INPUT, LABELS, HardLabels
+from unveil.identification.from_labels.hard_labels import DEFAULT_LABEL_BUDGET, EACH_INPUT, HardLabels
 
 SIZES = (6, 4, 3)
 
@@ -47,7 +47,7 @@ def test_labels_alone_give_differences_of_logits_up_to_one_scale() -> None:
 
 
 def test_without_a_budget_a_reading_has_labels_by_its_inputs_and_never_takes_more() -> None:
-    assert HardLabels().allowance(labels_of(0)) == LABELS + EACH_INPUT * SIZES[0]
+    assert HardLabels().allowance(labels_of(0)) == DEFAULT_LABEL_BUDGET + EACH_INPUT * SIZES[0]
     assert HardLabels().allowance(labels_of(0, budget=10)) is None
     assert HardLabels(most=70).allowance(labels_of(0, budget=1000)) == 70
     for most, oracle in ((70, labels_of(0)), (400, labels_of(1, budget=1000)), (None, labels_of(2, budget=300))):

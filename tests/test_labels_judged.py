@@ -92,7 +92,7 @@ def test_a_whole_network_that_fresh_points_refute_sends_the_reading_on_from_thes
     assert refuted == [1]
     assert judge.why == []
     # Points of every attempt, and those that refuted the first.
-    assert len(judge.search.pool.y) > 2 * deep_reading.RARE
+    assert len(judge.search.pool.y) > 2 * deep_reading.RARE_CLASS_POINTS
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

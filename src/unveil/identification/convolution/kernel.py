@@ -11,11 +11,12 @@ from scipy import special
 
 from unveil.blackbox.line import Line
 
-CLEAR = 6.0  # standard deviations above which a weight is not zero
-LEAST = 1e-7  # least share of the largest weight that is told from zero, where nothing else limits it
-NEAR = 6.0  # how far from its prediction, in standard deviations of both, a breakpoint counts as met
+CLEAR_WEIGHT_SIGMAS = 6.0  # standard deviations above which a weight is not zero
+LEAST_WEIGHT_SHARE = 1e-7  # least share of the largest weight that is told from zero, where nothing else limits it
+NEAR_PREDICTION_SIGMAS = 6.0  # how far from its prediction, in standard deviations of both, a breakpoint counts as met
 CHANCE = 1e-9  # probability that chance alone meets as many breakpoints as were met, below which a kernel is believed
-WITHIN, ROUNDING = 10.0, 1e-6  # standard deviations within which two readings are equal, and what may differ besides
+# Standard deviations within which two readings are equal, and what may differ besides.
+WITHIN, READING_DIFFERENCE = 10.0, 1e-6
 # Readings are compared where they are known better than this, relative to their length: others look alike.
 DISTINCT = 0.05
 
@@ -44,10 +45,10 @@ class Kernel:
         return int(self.weights.shape[1]), int(self.weights.shape[2])
 
 
-def cut(kernel: Kernel, clear: float = CLEAR) -> Kernel:
+def cut(kernel: Kernel, clear: float = CLEAR_WEIGHT_SIGMAS) -> Kernel:
     """The kernel without rows and columns at its edges in which nothing stands out from zero by `clear` deviations."""
     size = np.abs(kernel.weights)
-    large = size > np.maximum(clear * kernel.error, LEAST * size.max())
+    large = size > np.maximum(clear * kernel.error, LEAST_WEIGHT_SHARE * size.max())
     rows, columns = np.flatnonzero(large.any(axis=(0, 2))), np.flatnonzero(large.any(axis=(0, 1)))
     part = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     weights, error = kernel.weights[part], kernel.error[part]
@@ -142,7 +143,7 @@ def match(kernel: Kernel, lines: list[PixelLine]) -> Matched:
             continue
         off = np.abs(where.t[inside, None] - line.t)
         # The width of a breakpoint is a bound, the error of a prediction a standard deviation.
-        reach = NEAR * where.error[inside, None] + line.width + 1e-12 * (1 + np.abs(line.t))
+        reach = NEAR_PREDICTION_SIGMAS * where.error[inside, None] + line.width + 1e-12 * (1 + np.abs(line.t))
         # Chance: how much of the neighbourhood of each prediction counts as met.
         local = _density(line.t, where.t[inside], line.low, line.high)
         chance += float(np.minimum(1.0, 2 * np.median(reach, axis=1) * local).sum())
@@ -213,7 +214,7 @@ def _equal(small: Kernel, large: Kernel, down: int, right: int, vague: bool) -> 
     sign = 1.0 if (weights * large.weights).sum() > 0 else -1.0
     off = np.hypot(np.linalg.norm(weights - sign * large.weights), small.bias - sign * large.bias)
     doubt = WITHIN * float(np.sqrt(variance.sum() + small.bias_error**2 + large.bias_error**2))
-    return bool(off <= ROUNDING + doubt) and (vague or doubt < DISTINCT)
+    return bool(off <= READING_DIFFERENCE + doubt) and (vague or doubt < DISTINCT)
 
 
 WIDTHS = 3.0  # the width of a breakpoint is so many of its standard deviations, roughly
@@ -281,7 +282,7 @@ def _without(met: Matched, part: int, parts: int) -> Matched:
 LARGEST_SHIFT = 3  # shifts between two neurons that are pooled together, at most
 # Standard deviations within which what must vanish is zero, and what may be left on top of these: a dozen sums that
 # are all as small as that are no accident in a kernel, while a difference that was read badly must not pass for one.
-ZERO, LEFT = 8.0, 1e-4
+VANISHING_SIGMAS, VANISHING_REMAINDER = 8.0, 1e-4
 
 
 def differences_of(kernel: Kernel) -> list[tuple[tuple[int, int], Float[np.ndarray, "c a b"]]]:
@@ -292,7 +293,7 @@ def differences_of(kernel: Kernel) -> list[tuple[tuple[int, int], Float[np.ndarr
     A difference over twice a shift is one over the shift as well: both are returned.
     """
     doubt = float(np.sqrt((kernel.error**2).sum()))
-    if abs(kernel.bias) > ZERO * kernel.bias_error + LEFT:
+    if abs(kernel.bias) > VANISHING_SIGMAS * kernel.bias_error + VANISHING_REMAINDER:
         return []
     found = []
     _, a, b = kernel.weights.shape
@@ -303,7 +304,7 @@ def differences_of(kernel: Kernel) -> list[tuple[tuple[int, int], Float[np.ndarr
             w = _integral(kernel.weights, down, right)
             inner = w[:, : a - down, max(-right, 0) : b - max(right, 0)]
             rest = np.linalg.norm(w) ** 2 - np.linalg.norm(inner) ** 2
-            if rest <= (ZERO * doubt * np.sqrt(a * b) + LEFT) ** 2:
+            if rest <= (VANISHING_SIGMAS * doubt * np.sqrt(a * b) + VANISHING_REMAINDER) ** 2:
                 found.append(((down, right), inner))
     return found
 
@@ -339,4 +340,4 @@ def proportional(kernel: Kernel, weights: Float[np.ndarray, "c a b"], error: flo
         return False
     part = weights / np.linalg.norm(weights)
     off = min(np.linalg.norm(part - kernel.weights), np.linalg.norm(part + kernel.weights))
-    return bool(off <= ZERO * (error + float(np.sqrt((kernel.error**2).sum()))) + 1e-6)
+    return bool(off <= VANISHING_SIGMAS * (error + float(np.sqrt((kernel.error**2).sum()))) + 1e-6)

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.convolution.kernel import CLEAR, LEAST, Kernel, PixelLine
+from unveil.identification.convolution.kernel import CLEAR_WEIGHT_SIGMAS, LEAST_WEIGHT_SHARE, Kernel, PixelLine
 from unveil.identification.picture import Picture
 
 # Rows or columns looked at beyond a window before it is believed to end there: kernels of dilation 2 have gaps of one.
-BEYOND = 2
+ROWS_BEYOND_WINDOW = 2
 MISFIT = 10.0  # standard deviations by which a difference of slopes may miss that of the line's neuron
-ASIDE = 1 / 3  # share of the way to the next breakpoint, on either side, at which slopes are taken
+SLOPE_ASIDE_SHARE = 1 / 3  # share of the way to the next breakpoint, on either side, at which slopes are taken
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,27 @@ class Reader:
         top, left, bottom, right = row, column, row + 1, column + 1
         while True:  # ends: the window grows until it is wider than a kernel
             strips = [
-                (slice(max(top - BEYOND, 0), top), slice(left, right)),
-                (slice(top, bottom), slice(max(left - BEYOND, 0), left)),
-                (slice(bottom, min(bottom + BEYOND, height)), slice(left, right)),
-                (slice(top, bottom), slice(right, min(right + BEYOND, width))),
+                (slice(max(top - ROWS_BEYOND_WINDOW, 0), top), slice(left, right)),
+                (slice(top, bottom), slice(max(left - ROWS_BEYOND_WINDOW, 0), left)),
+                (slice(bottom, min(bottom + ROWS_BEYOND_WINDOW, height)), slice(left, right)),
+                (slice(top, bottom), slice(right, min(right + ROWS_BEYOND_WINDOW, width))),
             ]
             moves = {i: move for i, strip in enumerate(strips) if (move := self._strip(*strip)) is not None}
             if not moves:
                 break
             ratio, error = point.ratios(np.stack(list(moves.values())))
-            grown = [i for i, r, e in zip(moves, ratio, error, strict=True) if abs(r) > max(CLEAR * e, LEAST)]
+            grown = [
+                i
+                for i, r, e in zip(moves, ratio, error, strict=True)
+                if abs(r) > max(CLEAR_WEIGHT_SIGMAS * e, LEAST_WEIGHT_SHARE)
+            ]
             if not grown:
                 break
             top = strips[0][0].start if 0 in grown else top
             left = strips[1][1].start if 1 in grown else left
             bottom = strips[2][0].stop if 2 in grown else bottom
             right = strips[3][1].stop if 3 in grown else right
-            if max(bottom - top, right - left) > largest + BEYOND:
+            if max(bottom - top, right - left) > largest + ROWS_BEYOND_WINDOW:
                 return Read(None, True)
         return Read(self._weights(point, seen, index, (top, left, bottom, right)), False)
 
@@ -108,7 +112,7 @@ class _Point:
         room = min(t - float(edges[index]), float(edges[index + 2]) - t)
         unit = np.asarray(line.direction)
         size = reader.noise.size / np.sqrt(len(unit))
-        aside = min(ASIDE * room, size)
+        aside = min(SLOPE_ASIDE_SHARE * room, size)
         self.step = min(reader.noise.step * size, aside / 4)
         self.most = 0.8 * aside / self.step
         centre = line.base + t * unit

@@ -29,19 +29,16 @@ from unveil.identification.convolution.short_lines import Sighted, sighted, trac
 from unveil.identification.detect import curved
 from unveil.identification.picture import Picture
 
-FAR = 3.0  # how far lines reach without a box, in typical inputs
-POINTS = 6  # points around which the rounding of answers is measured
+UNBOXED_LINE_REACH = 3.0  # how far lines reach without a box, in typical inputs
+ROUNDING_POINTS = 6  # points around which the rounding of answers is measured
 PIXELS = 2  # inputs moved for that
-# Believed kernels are met on so many lines at least, and in so many windows besides the one they were read in.
-LINES, SIGHTINGS = 2, 2
+SIGHTINGS = 2  # windows in which a believed kernel is met besides the one it was read in, at least
 # Lines without a breakpoint after which there is nothing to read: strides wider than kernels leave some pixels unseen.
 EMPTY = 40
-PICTURES = 64  # pictures from which those are taken in which a kernel is looked for once more
-PATIENCE = 3  # further lines without a new kernel on which candidates may be met before the search ends without them
+RETRY_PICTURES = 64  # pictures from which those are taken in which a kernel is looked for once more
+# Further lines without a new kernel on which candidates may be met before the search ends without them.
+CANDIDATE_LINES = 3
 HOPELESS = 12  # after so many normals that fit into no window, and none that does, the layer is no convolution
-# Least share of the windows on its own grid in which a kernel must have been met: behind maximum pooling a neuron shows
-# only where it is the largest, and other layers rest sometimes.
-SHARE = 0.1
 
 
 class KernelSearch:
@@ -126,7 +123,7 @@ class KernelSearch:
             told = any((met.line == len(self.lines) - 1).any() for met in self.met)
             quiet = 0 if len(self.kernels) > before else quiet + told
             self.thorough = quiet >= self.quiet_lines
-            if quiet >= self.quiet_lines + (PATIENCE if self.candidates or self.unknown else 0):
+            if quiet >= self.quiet_lines + (CANDIDATE_LINES if self.candidates or self.unknown else 0):
                 return
             if not self.kernels and not self.candidates and self.wide >= HOPELESS:
                 return
@@ -135,7 +132,7 @@ class KernelSearch:
         """How exact answers are, measured where few inputs move: other steps cross neurons all over the picture."""
         base = self.oracle.off_walls(self.oracle.sample(1, self.rng), 0.1)
         units = np.stack([self.picture.unit(self.pixel()) for _ in range(PIXELS)])
-        points = (base - self.oracle.middle) @ units.T * self.rng.uniform(-1, 1, size=(POINTS, PIXELS))
+        points = (base - self.oracle.middle) @ units.T * self.rng.uniform(-1, 1, size=(ROUNDING_POINTS, PIXELS))
 
         def ask(c: np.ndarray) -> np.ndarray:
             return self.ask(self.oracle.off_walls(base, 0.1) + c @ units)
@@ -148,7 +145,7 @@ class KernelSearch:
         assert self.noise is not None
         x = self.oracle.off_walls(self.oracle.sample(1, self.rng), 0.02)
         unit = self.picture.unit(pixel)
-        far = FAR * float(np.sqrt(np.mean((self.oracle.sample(1, self.rng) - self.oracle.middle) ** 2)))
+        far = UNBOXED_LINE_REACH * float(np.sqrt(np.mean((self.oracle.sample(1, self.rng) - self.oracle.middle) ** 2)))
         low, high = -far, far
         if self.oracle.within is not None:
             low, high = -float(self.oracle.room(x, -unit[None])[0]), float(self.oracle.room(x, unit[None])[0])
@@ -287,7 +284,7 @@ class KernelSearch:
         """Look for a kernel on short lines in other windows of fresh pictures."""
         assert self.noise is not None
         spacing = float(np.median([(seen.line.high - seen.line.low) / len(seen.line.t) for seen in self.lines]))
-        drawn = self.oracle.off_walls(self.oracle.sample(PICTURES, self.rng), 0.02)
+        drawn = self.oracle.off_walls(self.oracle.sample(RETRY_PICTURES, self.rng), 0.02)
         return sighted(kernel, spacing, drawn, self.ask, self.picture, self.noise, self.rng)
 
     def _pool(self) -> None:

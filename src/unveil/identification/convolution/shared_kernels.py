@@ -22,7 +22,7 @@ from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
 
 # Lines through either corner of the picture, for the padding, and lines that no kernel has seen, for its error.
-CORNERS, HELD_OUT = 2, 1
+LINES_PER_CORNER, HELD_OUT = 2, 1
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class _Reading:
         fresh = [search.line(search.pixel()) for _ in range(HELD_OUT)]
         _, height, width = self.picture.shape
         ends = (0, 0), (height - 1, width - 1)
-        first, last = ([search.line((self._channel(), *end)) for _ in range(CORNERS)] for end in ends)
+        first, last = ([search.line((self._channel(), *end)) for _ in range(LINES_PER_CORNER)] for end in ends)
         padding = padding_of(search.kernels, grid, (first, last), self.picture.shape)
         held_out = np.full(len(search.kernels), np.nan)
         for i, kernel in enumerate(search.kernels):
@@ -206,8 +206,8 @@ def _expected(kernel: Kernel, search: KernelSearch, grid: Grid, shift: np.ndarra
     return total
 
 
-SPARE = 0.1  # answers beyond the unknowns, as a share of them
-UNSURE = 0.05  # how far from "active above" or "active below" a kernel's sign may come out
+SURPLUS_ANSWERS_SHARE = 0.1  # answers beyond the unknowns, as a share of them
+KERNEL_SIGN_MISFIT = 0.05  # how far from "active above" or "active below" a kernel's sign may come out
 
 
 def unknowns(kernels: Kernels, picture: Picture) -> int:
@@ -228,7 +228,7 @@ def with_outputs(kernels: Kernels, picture: Picture, oracle: Oracle, rng: np.ran
     matrix = convolution.matrix()
     positions = convolution.output_size // len(kernels)
     bias = np.repeat(kernels.bias, positions)
-    count = int((1 + SPARE) * unknowns(kernels, picture)) + 20
+    count = int((1 + SURPLUS_ANSWERS_SHARE) * unknowns(kernels, picture)) + 20
     x = oracle.sample(count, rng)
     y = oracle(x)
     flat = picture.planes(x).reshape(count, -1)
@@ -244,7 +244,9 @@ def with_outputs(kernels: Kernels, picture: Picture, oracle: Oracle, rng: np.ran
     system = np.stack(parts, axis=1)
     wrong = np.linalg.lstsq(system, straight.ravel(), rcond=None)[0]
     left = np.linalg.norm(straight.ravel() - system @ np.round(wrong))
-    if np.abs(wrong - np.clip(np.round(wrong), 0, 1)).max() > UNSURE or left > UNSURE * np.linalg.norm(system):
+    if np.abs(
+        wrong - np.clip(np.round(wrong), 0, 1)
+    ).max() > KERNEL_SIGN_MISFIT or left > KERNEL_SIGN_MISFIT * np.linalg.norm(system):
         return None
     sign = np.where(np.round(wrong) == 1, -1.0, 1.0)
     each = np.repeat(sign, positions)

@@ -12,8 +12,8 @@ from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.convolution.kernel import (
     CHANCE,
-    CLEAR,
-    NEAR,
+    CLEAR_WEIGHT_SIGMAS,
+    NEAR_PREDICTION_SIGMAS,
     WIDTHS,
     Kernel,
     Matched,
@@ -26,10 +26,11 @@ from unveil.identification.picture import Picture
 
 # Windows looked at, and how far from the one that the kernel was read in: along its rows and its columns, so that
 # whatever the stride is some of them lie on the grid.
-WINDOWS, FURTHEST = 24, 12
-DRAWN = 16  # pictures drawn for each: the one is taken that must be changed least to lie on the hyperplane
+WINDOWS, FARTHEST_WINDOW = 24, 12
+# Pictures drawn for each: the one is taken that must be changed least to lie on the hyperplane.
+PICTURES_PER_WINDOW = 16
 # Half of a short line, in units of the usual way from one breakpoint to the next, and in standard deviations at least.
-SHORT, SHORTEST = 0.1, 20.0
+SHORT_LINE_SPACINGS, SHORT_LINE_SIGMAS = 0.1, 20.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def sighted(  # noqa: PLR0913 - what all sightings share
     planes = picture.planes(drawn)
     every, moved, equations = [], [], []
     for row, column in corner:
-        some = planes[rng.permutation(len(planes))[:DRAWN]]
+        some = planes[rng.permutation(len(planes))[:PICTURES_PER_WINDOW]]
         window = some[:, :, row : row + a, column : column + b].reshape(len(some), -1)
         change = -(window @ theta[:-1] + theta[-1]) / theta[tap]
         best = int(np.abs(window[:, tap] + change - np.median(drawn)).argmin())
@@ -85,9 +86,9 @@ def sighted(  # noqa: PLR0913 - what all sightings share
         return Sighted(met_alone(np.zeros((0, len(theta))), np.zeros(0), corner[:0]), 0, 1.0)
     system = np.array(equations)
     off = np.sqrt(system**2 @ doubt**2) / abs(theta[tap])
-    half = np.maximum(SHORT * spacing, SHORTEST * off)
+    half = np.maximum(SHORT_LINE_SPACINGS * spacing, SHORT_LINE_SIGMAS * off)
     seen = local_breakpoints(ask, picture.flat(np.array(every)), half[:, None] * np.array(moved), noise)
-    reach = NEAR * off + WIDTHS * np.where(seen.found, seen.width, 0.0) * half
+    reach = NEAR_PREDICTION_SIGMAS * off + WIDTHS * np.where(seen.found, seen.width, 0.0) * half
     met = np.flatnonzero(seen.found & (np.abs(np.where(seen.found, seen.t, np.inf)) * half <= reach))
     system[met, tap] += seen.t[met] * half[met]
     errors = WIDTHS * abs(theta[tap]) * np.maximum(seen.width[met] * half[met], 1e-15)
@@ -100,22 +101,22 @@ def _beside(kernel: Kernel, picture: Picture, rng: np.random.Generator) -> np.nd
     _, height, width = picture.shape
     a, b = kernel.size
     i, j = kernel.corner
-    rows = [(k, j) for k in range(max(0, i - FURTHEST), min(height - a, i + FURTHEST) + 1) if k != i]
-    columns = [(i, k) for k in range(max(0, j - FURTHEST), min(width - b, j + FURTHEST) + 1) if k != j]
+    rows = [(k, j) for k in range(max(0, i - FARTHEST_WINDOW), min(height - a, i + FARTHEST_WINDOW) + 1) if k != i]
+    columns = [(i, k) for k in range(max(0, j - FARTHEST_WINDOW), min(width - b, j + FARTHEST_WINDOW) + 1) if k != j]
     both = np.array([*rows, *columns], dtype=int).reshape(-1, 2)
     return both[rng.permutation(len(both))[:WINDOWS]]
 
 
 # Short lines per round: half as many as there are weights, but no fewer and no more than these; and rounds at most.
-FEWEST, MOST, ROUNDS = 24, 64, 7
+FEWEST_SHORT_LINES, MOST_SHORT_LINES, SHORT_LINE_ROUNDS = 24, 64, 7
 # Rows and columns around a window that may hold weights too small to be seen when it was read, up to this part of the
 # kernel's length.
-RIM, UNSEEN = 1, 0.01
+RIM, UNSEEN_WEIGHT_SHARE = 1, 0.01
 # Standard deviations above which a weight is not zero in the end: those of a trace are known to a factor of two.
-TRACED = 2 * CLEAR
-REACH = 5.0  # standard deviations of the prediction that a short line reaches to either side
+TRACED = 2 * CLEAR_WEIGHT_SIGMAS
+SHORT_LINE_REACH = 5.0  # standard deviations of the prediction that a short line reaches to either side
 # Least share of a round's lines that must meet the hyperplane: others meet a second neuron. A deeper one is bent.
-LEAST = 0.4
+LEAST_MEETING_SHARE = 0.4
 
 
 def traced(  # noqa: PLR0913 - what all sightings share
@@ -141,24 +142,24 @@ def traced(  # noqa: PLR0913 - what all sightings share
     centre[seen.pixel] += line.t[index]
     equations, errors = np.zeros((0, kernel.weights.size + 1)), np.zeros(0)
     first = kernel
-    count = int(np.clip(kernel.weights.size // 2, FEWEST, MOST))
-    for _ in range(ROUNDS):
+    count = int(np.clip(kernel.weights.size // 2, FEWEST_SHORT_LINES, MOST_SHORT_LINES))
+    for _ in range(SHORT_LINE_ROUNDS):
         theta = np.append(kernel.weights.ravel(), kernel.bias)
         doubt = np.append(kernel.error.ravel(), kernel.bias_error)
         own = abs(float(theta[tap]))
         moves = rng.standard_normal((count, kernel.weights.size))
         each = np.sqrt((moves**2) @ doubt[:-1] ** 2) / own
         width = float(np.median(line.width))
-        size = float(np.clip((short / REACH) / max(float(np.median(each)), 1e-300), 0, largest))
+        size = float(np.clip((short / SHORT_LINE_REACH) / max(float(np.median(each)), 1e-300), 0, largest))
         moves *= size
         moves[:, tap] = 0.0
         moves[:, tap] = -(moves @ theta[:-1]) / theta[tap]
         planes = np.repeat(centre[None], count, axis=0)
         planes[:, :, i : i + a, j : j + b] += moves.reshape(count, *kernel.weights.shape)
-        half = np.maximum(REACH * np.sqrt((moves**2) @ doubt[:-1] ** 2) / own, min(short, 20 * width))
+        half = np.maximum(SHORT_LINE_REACH * np.sqrt((moves**2) @ doubt[:-1] ** 2) / own, min(short, 20 * width))
         half = np.minimum(half, short)
         met = local_breakpoints(ask, picture.flat(planes), half[:, None] * unit, noise)
-        if met.found.mean() < LEAST:
+        if met.found.mean() < LEAST_MEETING_SHARE:
             return None
         good = np.flatnonzero(met.found)
         windows = planes[good][:, :, i : i + a, j : j + b].reshape(len(good), -1)
@@ -189,7 +190,7 @@ def _with_rim(kernel: Kernel, picture: Picture) -> Kernel:
     above, left = min(RIM, i), min(RIM, j)
     below, right = min(RIM, height - i - a), min(RIM, width - j - b)
     around = ((0, 0), (above, below), (left, right))
-    unseen = max(UNSEEN, CLEAR * float(kernel.error.max()))
+    unseen = max(UNSEEN_WEIGHT_SHARE, CLEAR_WEIGHT_SIGMAS * float(kernel.error.max()))
     error = np.pad(kernel.error, around, constant_values=unseen)
     return Kernel(np.pad(kernel.weights, around), kernel.bias, error, kernel.bias_error, (i - above, j - left))
 

@@ -13,18 +13,18 @@ from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, fac
 from unveil.identification.from_labels.hyperplanes import ALIKE, DOUBT, Edge, Hyperplanes, Sighted, apart
 from unveil.identification.from_labels.walks import Walks
 
-VAGUE = 0.01  # angles known no better than this make no candidate
+VAGUE_ANGLE_ERROR = 0.01  # angles known no better than this make no candidate
 # So close before and behind a candidate it is asked, as a share of the way to it; where normals are coarse.
-ASIDE, COARSE_ASIDE = 1e-4, 1e-2
-WIDEST = 0.03  # faces at which a candidate is vaguer than this share of the way are not asked
-LOOKS = 12  # faces from which a candidate is looked at, at most: the nearest
+FINE_ASIDE, COARSE_ASIDE = 1e-4, 1e-2
+WIDEST_ASIDE = 0.03  # faces at which a candidate is vaguer than this share of the way are not asked
+FACES_PER_CANDIDATE = 12  # faces from which a candidate is looked at, at most: the nearest
 CROWD = 3.0  # ends of faces by other neurons, for each factor e of the way, as far as is known beforehand
-FARTHEST = 30.0  # faces further away than this, in sizes of a typical input, are not asked
+FARTHEST_FACE = 30.0  # faces further away than this, in sizes of a typical input, are not asked
 # Directions in which the boundary behind a dual point must be where one of several edges foretells it, at most.
-DIRECTIONS = 12
+DUAL_POINT_DIRECTIONS = 12
 ON_A_LINE = 4e-7  # error of the direction in which the boundary goes on behind a dual point
 # In errors, how far off the boundary may be there; and how probable that may be by chance, for each direction.
-SLACK, UNSURE = 3.0, 0.5
+FORETOLD_SLACK_ERRORS, FORETOLD_BY_CHANCE = 3.0, 0.5
 
 
 def confirmed(
@@ -37,7 +37,7 @@ def confirmed(
     as in `Edge.votes`, and its error. Queries: 2 for a hyperplane that is none, some 10 for one that is.
     """
     angle, fuzz = vote
-    if not fuzz < VAGUE or min(float(apart(angle, own)) for own in (0.0, edge.angle)) <= 20 * fuzz + 1e-6:
+    if not fuzz < VAGUE_ANGLE_ERROR or min(float(apart(angle, own)) for own in (0.0, edge.angle)) <= 20 * fuzz + 1e-6:
         return None
     normal, error = edge.at(angle), fuzz + edge.rough
     # A face of the same flat piece as the edge's own ends at the edge, which every candidate contains.
@@ -62,15 +62,15 @@ def edge_behind(
     told, behind, by_chance = _foretold(on, edges, found, x, precision)
     onward = told.normals * np.sign(told.normals @ (x - found.z[0]))[:, None]
     chance = len(edges) * by_chance
-    alive = by_chance < UNSURE
-    for _ in range(DIRECTIONS):
+    alive = by_chance < FORETOLD_BY_CHANCE
+    for _ in range(DUAL_POINT_DIRECTIONS):
         rows = np.flatnonzero(alive)
         if not len(rows):
             break
         away = tangents(behind.normal[rows], rng)
         # Not back across the hyperplane.
         away *= found.gap[0] * np.where(np.sum(away * onward[rows], axis=1) < 0, -1.0, 1.0)[:, None]
-        slack = SLACK * found.gap[0] * behind.error[rows] + 2 * precision.cell
+        slack = FORETOLD_SLACK_ERRORS * found.gap[0] * behind.error[rows] + 2 * precision.cell
         alive[rows[~on_face(side, behind[rows], behind.x[rows] + away, slack)[0]]] = False
         sure = np.flatnonzero(alive & (chance < DOUBT))
         if len(sure):
@@ -90,7 +90,7 @@ def _foretold(
     angle, fuzz = np.array([each[0][0] for each in votes]), np.array([each[1][0] for each in votes])
     a = np.stack([edge.at(float(t)) for edge, t in zip(edges, angle, strict=True)])
     fuzz = fuzz + np.array([edge.rough for edge in edges])
-    good = fuzz < VAGUE
+    good = fuzz < VAGUE_ANGLE_ERROR
     for own in (np.zeros(count), np.array([edge.angle for edge in edges])):
         good &= apart(angle, own) > 20 * fuzz + 1e-6
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -101,7 +101,7 @@ def _foretold(
         blur = (np.abs(c) * fuzz + ON_A_LINE / np.abs(a @ onward) + precision.normal + on.error[0]) / long
         # By how much another normal would most likely be off.
         bend = np.linalg.norm(c[:, None] * (a - (a @ u)[:, None] * u), axis=1) / long
-        by_chance = np.where(good & np.isfinite(blur), 2 * SLACK * blur / bend, np.inf)
+        by_chance = np.where(good & np.isfinite(blur), 2 * FORETOLD_SLACK_ERRORS * blur / bend, np.inf)
     behind = Faces(
         np.repeat(x[None], count, 0),
         normal / long[:, None],
@@ -114,14 +114,16 @@ def _foretold(
 
 def _ends(side: Side, chart: Chart, faces: Faces, tried: Hyperplanes, precision: Precision) -> bool:
     """Whether faces end at a hyperplane more often than chance allows: the nearest ones are asked first."""
-    share = ASIDE if precision.normal < ROUGH else COARSE_ASIDE
+    share = FINE_ASIDE if precision.normal < ROUGH else COARSE_ASIDE
     along, s, steep = faces.ways_to(tried.normals[0], float(tried.offsets[0]))
     with np.errstate(divide="ignore", invalid="ignore"):
         vague = 5 * tried.error[0] * (1 + s + np.linalg.norm(faces.x, axis=1)) / steep
     aside = np.maximum(share * s, vague)
     # Just behind the boundary must have bent by more than the face is known.
     fine = faces.error < max(share / 100, 2 * precision.normal)
-    good = (steep > 1e-3) & (s > 4 * precision.step) & (s < FARTHEST) & (aside < max(WIDEST, share) * s) & fine
+    good = (
+        (steep > 1e-3) & (s > 4 * precision.step) & (s < FARTHEST_FACE) & (aside < max(WIDEST_ASIDE, share) * s) & fine
+    )
     good[good] &= (s + aside)[good] < 0.98 * chart.room(faces.x[good], along[good])
     rows, chance = np.flatnonzero(good), 1.0
 
@@ -129,7 +131,7 @@ def _ends(side: Side, chart: Chart, faces: Faces, tried: Hyperplanes, precision:
         on, far = faces[row : row + 1], np.array([length])
         return bool(on_face(side, on, on.x + length * along[row], tolerance_at(precision, on, far))[0][0])
 
-    for row in rows[np.argsort(s[rows], kind="stable")][:LOOKS]:
+    for row in rows[np.argsort(s[rows], kind="stable")][:FACES_PER_CANDIDATE]:
         if passes(row, s[row] + aside[row]):
             return False
         if passes(row, s[row] - aside[row]):

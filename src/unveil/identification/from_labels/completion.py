@@ -30,25 +30,26 @@ from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
 from unveil.identification.from_labels.slices import SliceSearch
 from unveil.whitebox.activation import activation
 
-SPARE = 1.08  # boundary points per number in the last fit
+LAST_FIT_PER_NUMBER = 1.08  # boundary points per number in the last fit
 MISSED = 0.05  # share of boundary points foretold that may be missing, near corners
 # How finely boundary points are located for the last fit before any needs it more finely, as a share of the accuracy
 # that is wanted, and half of a bracket around one foretold, in errors of the fit before.
-SHARE, NEAR = 0.3, 16.0
+FINE_CELL_SHARE, HALF_BRACKET_ERRORS = 0.3, 16.0
 # By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it.
-CLEAR = 1e3
-COARSE = 1e-7  # how finely points are located before: hyperplanes are known to a millionth or so then
+NULL_VECTOR_GAP = 1e3
+COARSE_CELL = 1e-7  # how finely points are located before: hyperplanes are known to a millionth or so then
 # So many points per number, with those known before, are located first; the others then lie where foretold.
 EARLY = 1.02
-LOOK = 96  # so many are asked for first
-PAIRS = 5  # pairs of classes tried for the last layer
+FORETOLD_AT_FIRST = 96  # so many are asked for first
+CLASS_PAIRS_TRIED = 5  # pairs of classes tried for the last layer
 STRAYED = 30.0  # so many times further off than they are known boundary points lie on none of a model's
-SILENT = 0.25  # share of the neurons that may be on one side at all boundaries of a pair before another one is tried
+# Share of the neurons that may be on one side at all boundaries of a pair before another one is tried.
+ONE_SIDED_SHARE = 0.25
 # Rounds in which boundaries of rare classes are looked for, and those in a row that may meet none.
 RARE, IN_VAIN = 16, 3
 # Rounds in which a model learns from boundary points that are not where it foretold them, and those in a row that may
 # leave no fewer of them.
-ROUNDS, FRUITLESS = 24, 8
+LEARNING_ROUNDS, FRUITLESS = 24, 8
 
 
 class Completion:
@@ -72,10 +73,10 @@ class Completion:
         self.sharp = Crossings.none(pool.chart.n)
         self.side, self.chart, self.pool, self.precision, self.rng = pool.side, pool.chart, pool, precision, rng
         self.points = Crossings.none(pool.chart.n)
-        self.coarse = max(COARSE, 4 * precision.digits)
+        self.coarse = max(COARSE_CELL, 4 * precision.digits)
         self.accuracy = accuracy
-        self.clear = CLEAR if precision.normal < ROUGH else CLEAR / 100
-        self.fine = max(2 * precision.digits, SHARE * accuracy)
+        self.clear = NULL_VECTOR_GAP if precision.normal < ROUGH else NULL_VECTOR_GAP / 100
+        self.fine = max(2 * precision.digits, FINE_CELL_SHARE * accuracy)
 
     def attempt(self, first: PairOutput | None) -> Completed | None:
         """A model that begins with the commonest pair of classes; None where there are not even points enough. Queries:
@@ -103,7 +104,7 @@ class Completion:
         Returns the fit, those fresh points, and the share of them that is not there."""
         fresh, missed, fewest, fruitless = Crossings.none(self.chart.n), 1.0, 1.0, 0
         self._admit()
-        for _ in range(ROUNDS):
+        for _ in range(LEARNING_ROUNDS):
             fitted = self._of_all(first, figures)
             if not fitted.rms < 1e-3:
                 break
@@ -214,7 +215,7 @@ class Completion:
         k, d = search.planes.normals.shape
         best: PairOutput | None = None
         tried: list[tuple[int, int]] = []
-        for _ in range(PAIRS):
+        for _ in range(CLASS_PAIRS_TRIED):
             pair = None if tried else self.proven
             pair = pair or self._touching(int(0.3 * equations_needed(k, d)), tuple(tried))
             if pair is None:
@@ -223,7 +224,7 @@ class Completion:
             found = self._between(search, pair)
             if found is not None and (best is None or self._rank(found) > self._rank(best)):
                 best = found
-            if found is not None and found.one_sided.sum() <= SILENT * k:
+            if found is not None and found.one_sided.sum() <= ONE_SIDED_SHARE * k:
                 break
         if best is not None and self._rank(best)[0]:
             self.proven = (int(best.model.classes[0]), int(best.model.classes[1]))
@@ -256,7 +257,7 @@ class Completion:
         need = equations_needed(len(inner), 0)
         best: PairOutput | None = None
         tried: list[tuple[int, int]] = []
-        for _ in range(PAIRS):
+        for _ in range(CLASS_PAIRS_TRIED):
             pair = self._touching(need, tuple(tried))
             if pair is None:
                 break
@@ -318,9 +319,9 @@ class Completion:
     def _foretold(self, model: LabelModel, rms: float) -> tuple[Crossings, float]:
         """Fresh points as finely as wanted, where the model foretells a boundary and where they tell most about it.
         Returns the points, and the share that was not there. Queries: about `2 + log2(rms / digits)` each."""
-        count, half = int(SPARE * model.parameters) + 8, NEAR * rms
-        if count > 2 * LOOK:  # as long as the model is wrong there is no use in all of them
-            at = foretold_crossings(model, self.pool, self.chart, LOOK, self.rng)
+        count, half = int(LAST_FIT_PER_NUMBER * model.parameters) + 8, HALF_BRACKET_ERRORS * rms
+        if count > 2 * FORETOLD_AT_FIRST:  # as long as the model is wrong there is no use in all of them
+            at = foretold_crossings(model, self.pool, self.chart, FORETOLD_AT_FIRST, self.rng)
             seen, rows = cross_near(self.side, *at.expected, np.full(len(at), half), np.inf)
             missed = 1 - len(rows) / max(len(at), 1)
             if missed > MISSED:
@@ -330,7 +331,7 @@ class Completion:
         # Those of an earlier fit count, too.
         met = model.known(self.sharp)
         met = met[np.flatnonzero(np.abs(model.distances(met)) < half)]
-        count = max(count - len(met), min(LOOK, count))
+        count = max(count - len(met), min(FORETOLD_AT_FIRST, count))
         at = telling_crossings(model, self.pool, count, self.rng)
         known = model.known(self.points)
         first = at[slice(0, max(int(EARLY * model.parameters) - len(known) - len(met), count // 2))]
@@ -338,7 +339,7 @@ class Completion:
         missed = 1 - len(rows) / max(len(first), 1)
         if missed > MISSED:
             # Where the model is wrong there is most to learn: the labels there, and the boundaries around.
-            self._learn(first[np.setdiff1d(np.arange(len(first)), rows)[:LOOK]])
+            self._learn(first[np.setdiff1d(np.arange(len(first)), rows)[:FORETOLD_AT_FIRST]])
             return found, missed
         found = sharpen(self.side, found, self.fine)
         found = found[np.flatnonzero(found.after == first.after[rows])]

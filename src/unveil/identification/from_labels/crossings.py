@@ -109,9 +109,9 @@ def cross_near_both(  # noqa: PLR0913 - where, along what, how finely
 
 
 # Brackets wider than this, in standard deviations, are cut where either side is as likely, narrower ones in half.
-WIDE = 0.25
-TAIL = 3.0  # so many standard deviations out a bracket without an end doubles
-FARTHEST = 1e3  # so many standard deviations out there is no boundary
+WIDE_BRACKET = 0.25
+DOUBLING_DEVIATIONS = 3.0  # so many standard deviations out a bracket without an end doubles
+FARTHEST_DEVIATIONS = 1e3  # so many standard deviations out there is no boundary
 
 
 def located(  # noqa: PLR0913 - where, along what, how finely
@@ -134,7 +134,7 @@ def located(  # noqa: PLR0913 - where, along what, how finely
     # Brackets are halved, so that they end anywhere between this and half of it.
     cell = max(np.sqrt(2) * cell / spread, 4e-16)
     while True:
-        open_ = np.flatnonzero((high - low > cell) & (low < FARTHEST) & (high > -FARTHEST))
+        open_ = np.flatnonzero((high - low > cell) & (low < FARTHEST_DEVIATIONS) & (high > -FARTHEST_DEVIATIONS))
         if not len(open_):
             break
         t = _likelier(low[open_], high[open_])
@@ -154,8 +154,8 @@ def _likelier(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         middle = (low + high) / 2
         quantile = special.ndtri((special.ndtr(low) + special.ndtr(high)) / 2)
-        t = np.where((high - low > WIDE) & (np.abs(quantile) < TAIL + 1), quantile, middle)
-    t = np.where(np.isinf(high) & (low >= TAIL), 2 * low, t)
-    t = np.where(np.isinf(low) & (high <= -TAIL), 2 * high, t)
+        t = np.where((high - low > WIDE_BRACKET) & (np.abs(quantile) < DOUBLING_DEVIATIONS + 1), quantile, middle)
+    t = np.where(np.isinf(high) & (low >= DOUBLING_DEVIATIONS), 2 * low, t)
+    t = np.where(np.isinf(low) & (high <= -DOUBLING_DEVIATIONS), 2 * high, t)
     inside = (t > low) & (t < high)
     return np.where(inside, t, middle)

@@ -31,16 +31,16 @@ from unveil.identification.from_labels.second_layer import (
 )
 from unveil.identification.from_labels.straight import SHARE, BoundaryFaces, looks_behind, straight
 
-STRAYED = 100.0  # so many times further off than they were located points lie on no boundary of the model
+DEEP_STRAYED_FACTOR = 100.0  # so many times further off than they were located points lie on no boundary of the model
 KEPT = 0.9  # share of the points explained that a fit to fresh ones must go on to explain
 # Share of fresh boundary points that may not be where a model foretells them, for another attempt to go on from it.
-NEARLY = 0.1
+NEARLY_WHOLE_MISSED = 0.1
 TIGHT = 1e-6  # root mean square distance from which on not all points that a model was fitted to lie on its boundaries
 SIDES = 300  # faces that tell the active sides of the first layer
-SPARE = 1.3  # boundary points per number in the last fit
+DEEP_FIT_PER_NUMBER = 1.3  # boundary points per number in the last fit
 OPEN = 3  # how often points are looked for that tell numbers left open, and how often in a row in vain
-TIMES = 4  # how often the extremes of a neuron's values are looked at, at each size
-ROUNDS = 3  # fits to fresh points, each more exact than the one before
+LOOKS_AT_EXTREMES = 4  # how often the extremes of a neuron's values are looked at, at each size
+FITS_TO_FRESH_POINTS = 3  # fits to fresh points, each more exact than the one before
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,12 @@ class DeepCompletion:
             behind, self.figures["explained"] = last
             model = DeepLabelModel(self.oriented.normals, self.oriented.offsets, behind, behind.classes)
             self._keep_grown(model)
-        if self.best is not None and not self.best.whole and self.best.rms <= TIGHT and self.best.missed <= NEARLY:
+        if (
+            self.best is not None
+            and not self.best.whole
+            and self.best.rms <= TIGHT
+            and self.best.missed <= NEARLY_WHOLE_MISSED
+        ):
             # What was fitted best by now may be right but for neurons that points met since tell.
             model = self.best.model.with_unit_rows()
             behind = with_rare_classes(model.behind, model.inside(self.points.all)[0])
@@ -167,7 +172,9 @@ class DeepCompletion:
             if grown is None:
                 break
             fitted, on = grown
-        strayed = int((np.abs(fitted.model.distances(at)) > STRAYED * (self.coarse + fitted.rms + at.width)).sum())
+        strayed = int(
+            (np.abs(fitted.model.distances(at)) > DEEP_STRAYED_FACTOR * (self.coarse + fitted.rms + at.width)).sum()
+        )
         linear = len(carriers(fitted.model.behind, fitted.model.inside(at)[0]))
         return Deep(fitted.model, fitted.rms, missed, error, open_, strayed, always, linear)
 
@@ -202,9 +209,9 @@ class DeepCompletion:
     ) -> tuple[Polished[DeepLabelModel], Crossings, float]:
         """The same fitted to fresh points, those points, and the share of those foretold that is not there."""
         missed, fresh = 1.0, Crossings.none(self.chart.n)
-        for last in range(ROUNDS):
+        for last in range(FITS_TO_FRESH_POINTS):
             half = 64 * max(fitted.rms, self.coarse)
-            count = int(SPARE * fitted.model.parameters)
+            count = int(DEEP_FIT_PER_NUMBER * fitted.model.parameters)
             expected = telling_crossings(fitted.model, self.pool, count, self.rng, on)
             found, rows = cross_near(self.side, *expected.expected, np.full(len(expected), half), np.inf)
             missed = 1 - len(rows) / max(len(expected), 1)
@@ -248,7 +255,7 @@ def with_resting_side(
     """
     row, behind = model.behind.inner[neuron], model.behind
     before = len(points.all)
-    for size in TIMES * FAR:
+    for size in LOOKS_AT_EXTREMES * FAR:
         expected = at_extremes(model, points.pool, lambda at: np.asarray(model.inside(at)[0].x @ row), size, rng)
         points.look(expected, len(expected))
     off = points.all[np.arange(before, len(points.all))]

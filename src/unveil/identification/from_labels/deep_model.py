@@ -111,7 +111,7 @@ class DeepLabelModel(Boundaries):
 
 
 ON = 1e-4  # points nearer than this to a model's boundary lie on it, before the fit of all numbers
-CLOSE = 1e-6  # so near to a hyperplane of the first layer it is not certain which side a point is on
+UNCERTAIN_SIDE_DISTANCE = 1e-6  # so near to a hyperplane of the first layer it is not certain which side a point is on
 SPENT = 0.1  # share of the labels left that may be spent on points where weights count that are not told
 USABLE = 0.05  # share of the boundary points at which all weights that count must be told
 # How often the bracket around one that is missing grows eightfold, from `ON` on: to some sizes of a typical input.
@@ -137,7 +137,7 @@ class DeepPoints:
     def inside(self, at: Crossings) -> Crossings:
         """Crossings in the first layer's values, those close to its hyperplanes left out."""
         sums = at.x @ self.first.normals.T + self.first.offsets
-        rows = np.flatnonzero(np.abs(sums).min(axis=1) > CLOSE)
+        rows = np.flatnonzero(np.abs(sums).min(axis=1) > UNCERTAIN_SIDE_DISTANCE)
         sums, at = sums[rows], at[rows]
         along = (sums > 0) * (at.along @ self.first.normals.T)
         return replace(at, x=np.maximum(sums, 0.0), along=along)

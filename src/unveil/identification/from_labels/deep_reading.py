@@ -15,9 +15,9 @@ from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.label_agreement import LOOSE, differs, fresh_points, known_to
 from unveil.outcome import BudgetExceeded, Outcome
 
-BENDS, FURTHER = 100_000, 8  # labels asked for more bends at a time, and how often
-RARE = 1_000  # random points asked each time, for classes that a search meets hardly anywhere
-CHECKS = 2_000  # fresh points that judge a network with two hidden layers
+LABELS_FOR_BENDS, FURTHER_BEND_ROUNDS = 100_000, 8  # labels asked for more bends at a time, and how often
+RARE_CLASS_POINTS = 1_000  # random points asked each time, for classes that a search meets hardly anywhere
+DEEP_CHECK_POINTS = 2_000  # fresh points that judge a network with two hidden layers
 
 
 class DeepReading:
@@ -49,24 +49,28 @@ class DeepReading:
 
     def run(self) -> Outcome:
         """Read on until nothing says that a neuron is missing, or until it does not come out. Queries: about 60 a
-        number of the network, and `BENDS` for each time that bends are too few."""
+        number of the network, and `LABELS_FOR_BENDS` for each time that bends are too few."""
         search = self.search
         try:
-            for further in range(FURTHER + 1):
-                if further and self.oracle.ledger.left < 1.5 * BENDS:
+            for further in range(FURTHER_BEND_ROUNDS + 1):
+                if further and self.oracle.ledger.left < 1.5 * LABELS_FOR_BENDS:
                     # What was fitted by now is worth more, judged, than further bends.
                     return self.judge(self.deep, search.chart) if self.deep else Outcome.budget_ended
                 search.pool.wide = WIDE if further % 2 else 1.0
                 if further:
-                    search.collect(self.first, BENDS)
-                search.pool.draw(RARE)
+                    search.collect(self.first, LABELS_FOR_BENDS)
+                search.pool.draw(RARE_CLASS_POINTS)
                 found = self.behind.attempt(search.faces, search.bends(self.first))
                 search.stages.end("second layer and fit")
                 self.figures |= self.behind.figures | self._neurons_read()
                 self.deep = found or self.deep
                 if found is not None and found.whole:
                     outcome, wrong = self.judge(found, search.chart), self.wrong
-                    if not len(wrong) or further == FURTHER or self.oracle.ledger.left < 1.5 * BENDS:
+                    if (
+                        not len(wrong)
+                        or further == FURTHER_BEND_ROUNDS
+                        or self.oracle.ledger.left < 1.5 * LABELS_FOR_BENDS
+                    ):
                         return outcome
                     # A class or a neuron that only these points met: the search goes on from there.
                     search.pool.put(search.chart.coordinates(wrong))
@@ -89,12 +93,12 @@ class DeepReading:
 
     def judge(self, deep: Deep | None, chart: Chart) -> Outcome:
         """How far a network is to be relied on, by fresh points, a third of them close to the boundaries found. `deep`:
-        the network; None if none came out. `chart`: the coordinates it is in. Queries: `CHECKS`."""
+        the network; None if none came out. `chart`: the coordinates it is in. Queries: `DEEP_CHECK_POINTS`."""
         self.deep = deep
         if deep is None:
             return Outcome.approximate
         network, labels = deep.model.network(chart), tuple(int(c) for c in deep.model.classes)
-        x = fresh_points(network, labels, self.oracle, CHECKS, self.rng, known_to(deep.error))
+        x = fresh_points(network, labels, self.oracle, DEEP_CHECK_POINTS, self.rng, known_to(deep.error))
         if not len(x):
             self.why.append("Two hidden layers were fitted, but there was no fresh point to judge them by.")
             self.deep = None

@@ -13,8 +13,8 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
 
 ROUGH = 1e-6  # error of a normal, per coordinate, from which on it is measured again by longer moves
-LONGEST = 2.0  # such moves at most, in sizes of a typical input
-BENT = 8  # so many digits off a straight line the boundary bends
+LONGEST_FACE_MOVE = 2.0  # such moves at most, in sizes of a typical input
+BENT_DIGITS = 8  # so many digits off a straight line the boundary bends
 # So close before and behind a known hyperplane it is asked, as a share of its distance; where normals are coarse.
 NEXT, COARSE_NEXT = 1e-3, 1e-2
 
@@ -154,7 +154,7 @@ def _stretched(
     other = other.ravel()
     error, slope = np.repeat(faces.error, d - 1), np.zeros(len(which))
     going, s = np.arange(len(which)), 4.0 * step
-    while len(going) and s <= LONGEST:
+    while len(going) and s <= LONGEST_FACE_MOVE:
         on, digits = faces[which[going]], precision.digits * (1 + s)
         expected = along[going] + slope[going, None] * on.normal
         half = 4 * digits + 4 * error[going] * s
@@ -167,7 +167,7 @@ def _stretched(
             off[row, rows[heard]] = np.sum((near.x - place[heard]) * on.normal[rows[heard]], axis=1)
             met = ~np.isnan(off[row])
         times = other[going]
-        straight = np.flatnonzero(met & (np.abs(off[1] - times * off[0]) < BENT * digits))
+        straight = np.flatnonzero(met & (np.abs(off[1] - times * off[0]) < BENT_DIGITS * digits))
         slope[going[straight]] += ((off[0] + times * off[1]) / (s * (1 + times**2)))[straight]
         going = going[straight]
         error[going] = digits / s

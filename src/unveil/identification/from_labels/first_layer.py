@@ -17,9 +17,11 @@ CHUNKS = 24  # such looks, at most
 WIDE = 10.0
 # Looks in a row that show nothing new, after which the first layer counts as read, where hardly any of the boundary's
 # normals lies outside the spans of what is active: the first number where few do, and where many.
-QUIET, PATIENT = 2, 6
-NONE, SOME = 0.005, 0.05  # share of the normals; those across an edge that was not seen may
-EXACT = 1e-5  # hyperplanes known better than this need no further points, before all numbers are fitted
+QUIET, LOOKS_WHILE_UNSPANNED = 2, 6
+# Share of the normals; those across an edge that was not seen may.
+NO_UNSPANNED_SHARE, SOME_UNSPANNED_SHARE = 0.005, 0.05
+# Hyperplanes known better than this need no further points, before all numbers are fitted.
+EXACT_HYPERPLANE_ERROR = 1e-5
 
 
 def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
@@ -42,9 +44,9 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     for chunk in range(CHUNKS):
         quiet = 0 if len(first) > known else quiet + 1
         known = max(known, len(first))
-        if search.hopeless or quiet >= PATIENT:
+        if search.hopeless or quiet >= LOOKS_WHILE_UNSPANNED:
             break
-        if quiet and _outside(search, first, rng) <= (NONE if quiet < QUIET else SOME):
+        if quiet and _outside(search, first, rng) <= (NO_UNSPANNED_SHARE if quiet < QUIET else SOME_UNSPANNED_SHARE):
             break
         search.stale = 0
         search.pool.wide = 1.0 if chunk % 2 else WIDE
@@ -54,7 +56,7 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     if search.refuted:
         return Hyperplanes.none(search.chart.n)
     first = Hyperplanes.joined([first, completing(search, first, rng)])
-    vague = first.error > EXACT
+    vague = first.error > EXACT_HYPERPLANE_ERROR
     if vague.any():
         sharp = sharpened(search.boundary, first[vague], rng)
         first = Hyperplanes.joined([first[~vague], sharp])
@@ -64,27 +66,28 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
 
 def _outside(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> float:
     """Share of the boundary's normals that lie outside the span of the weight vectors that are active there."""
-    judges = search.faces[rng.permutation(len(search.faces))[:MET]]
+    judges = search.faces[rng.permutation(len(search.faces))[:JUDGING_FACES]]
     return float((likely_sides(first, judges)[1] > INACTIVE).mean()) if len(first) and len(judges) else 1.0
 
 
-FEW, MET = 60, 300  # faces from which hyperplanes are tried that may complete a first layer, and those that judge them
-TRIED = 60  # hyperplanes tried for it, at most: the sharpest
+# Faces from which hyperplanes are tried that may complete a first layer, and those that judge them.
+TRYING_FACES, JUDGING_FACES = 60, 300
+HYPERPLANES_TRIED = 60  # hyperplanes tried for it, at most: the sharpest
 LACKING = 3  # so many of them may be missing
 
 
 def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
     """Hyperplanes met that too few faces reach to see whether they go on straight, and that complete a first layer.
     With them the boundary's normals lie in the spans of what is active, and without them they do not."""
-    if not len(search.faces) or _outside(search, first, rng) < SOME:
+    if not len(search.faces) or _outside(search, first, rng) < SOME_UNSPANNED_SHARE:
         return first[slice(0, 0)]
-    judges = search.faces[rng.permutation(len(search.faces))[:MET]]
+    judges = search.faces[rng.permutation(len(search.faces))[:JUDGING_FACES]]
     ended, passed = np.stack([search.ended, search.passed]) + search.looked
     good = np.flatnonzero((passed <= SHARE * ended) & (search.planes.error < ALIKE))
     every, grown = Hyperplanes.joined([first, search.planes[good]]), np.arange(len(first))
     offered = np.setdiff1d(every.different(np.arange(len(every)) >= len(first)), grown)
-    offered = offered[np.argsort(every.error[offered])[:TRIED]]
-    few = judges[slice(0, FEW)]
+    offered = offered[np.argsort(every.error[offered])[:HYPERPLANES_TRIED]]
+    few = judges[slice(0, TRYING_FACES)]
     sign, left = likely_sides(first, few)
     for _ in range(min(LACKING, len(offered))):
         tried = [likely_sides(every[np.append(grown, i)], few, np.append(sign, 1.0)) for i in offered]
@@ -97,6 +100,6 @@ def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Gene
             on = (judges.x @ whole.normals.T + whole.offsets) * sides > 0
             # Where as many are active as there are inputs, any hyperplane would do.
             tell = on[on.sum(axis=1) < first.normals.shape[1], len(first) :].sum(axis=0)
-            return whole[len(first) + np.flatnonzero(tell >= FEW / 2)]
+            return whole[len(first) + np.flatnonzero(tell >= TRYING_FACES / 2)]
         offered = np.delete(offered, best)
     return first[slice(0, 0)]

@@ -15,11 +15,11 @@ from unveil.identification.from_labels.faces import tangents
 from unveil.identification.from_labels.model import Boundaries
 from unveil.identification.from_labels.pool import Pool
 
-BESIDE = (-3.0, 0.5)  # decimal orders of the distances beside crossings that were met
+BESIDE_DISTANCE_ORDERS = (-3.0, 0.5)  # decimal orders of the distances beside crossings that were met
 # Sizes, in those of a typical input, at which a neuron that is active at the whole boundary is looked for.
 FAR = (1.0, 30.0, 900.0)
-EACH = 12  # boundary points at each size with the least, the largest and other values
-OFF = 1e-6  # how far off these may be, relative to their size
+POINTS_PER_EXTREME = 12  # boundary points at each size with the least, the largest and other values
+FORETOLD_DISTANCE = 1e-6  # how far off these may be, relative to their size
 HALVED = 26  # bisections on a model's own boundary, before one Newton step
 
 
@@ -71,11 +71,11 @@ def as_foretold(
     """Whether all of some boundary points, near and far, with the least, the largest and other values are there.
 
     `model`: the model. `pool`: points in its coordinates. `value`: by which points are picked. `rng`: draws them.
-    Queries: 6 for each of `EACH` at each of `FAR`.
+    Queries: 6 for each of `POINTS_PER_EXTREME` at each of `FAR`.
     """
     for size in FAR:
         at = at_extremes(model, pool, value, size, rng)
-        half = OFF * np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
+        half = FORETOLD_DISTANCE * np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
         if len(cross_near(pool.side, *at.expected, half, np.inf, grow=0)[1]) < len(at):
             return False
     return True
@@ -91,9 +91,17 @@ def at_extremes(
     """Boundary points at a size with the least, the largest and other values, that a model foretells. Costs nothing.
     `model`, `pool`, `value`, `rng`: as in `as_foretold`. `size`: in those of a typical input."""
     wide = Pool(pool.side, pool.chart, size * pool.size, pool.given[:0], rng)
-    at = foretold_crossings(model, wide, pool.chart, 24 * EACH, rng)
+    at = foretold_crossings(model, wide, pool.chart, 24 * POINTS_PER_EXTREME, rng)
     order = np.argsort(value(at))
-    return at[np.concatenate([order[:EACH], order[-EACH:], rng.permutation(order[EACH:-EACH])[:EACH]])]
+    return at[
+        np.concatenate(
+            [
+                order[:POINTS_PER_EXTREME],
+                order[-POINTS_PER_EXTREME:],
+                rng.permutation(order[POINTS_PER_EXTREME:-POINTS_PER_EXTREME])[:POINTS_PER_EXTREME],
+            ]
+        )
+    ]
 
 
 def crossings_beside(
@@ -103,7 +111,7 @@ def crossings_beside(
     if not len(met):
         return met
     at = met[rng.integers(len(met), size=count)]
-    length = 10.0 ** rng.uniform(*BESIDE, size=(count, 1))
+    length = 10.0 ** rng.uniform(*BESIDE_DISTANCE_ORDERS, size=(count, 1))
     aside, up = at.x + length * tangents(at.along, rng), length * at.along
     start, end = aside - up, aside + up
     differ = np.flatnonzero(model.labels(start) != model.labels(end))

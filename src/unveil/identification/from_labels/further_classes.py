@@ -15,11 +15,13 @@ from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, vaguest_number
 
-SPARE = 4  # boundary points for each number of a class, before rays are looked for that tell what is open
-ROUNDS, FRUITLESS = 16, 3  # rounds of such rays at most, and those in a row that may meet nothing
+# Boundary points for each number of a class, before rays are looked for that tell what is open.
+CLASS_POINTS_PER_NUMBER = 4
+OPEN_RAY_ROUNDS, VAIN_RAY_ROUNDS = 16, 3  # rounds of such rays at most, and those in a row that may meet nothing
 # Of this share of the usual steepness, at least, logits are taken to be: what is not known yet may seem flat.
 FLAT = 1e-3
-OFF = 100.0  # so many times further off than they were located points lie on no boundary of the network
+# So many times further off than they were located points lie on no boundary of the network.
+CLASS_STRAYED_FACTOR = 100.0
 
 
 # Of two classes that nothing tells apart yet no gradient is known: what is divided by it counts nowhere.
@@ -44,18 +46,18 @@ def with_classes_met(
     if set(others) <= set(known) or found.model.affine.any() or not np.isfinite(accuracy):
         return None
     cell = max(2 * pool.chart.digits, accuracy / 10)
-    at = _begun(pool, others, SPARE * (len(found.model.inner) + 1), cell, rng)
+    at = _begun(pool, others, CLASS_POINTS_PER_NUMBER * (len(found.model.inner) + 1), cell, rng)
     model, in_vain, those = _told(found.model.of(sure), others, at), 0, tuple(int(c) for c in sure)
-    for _ in range(ROUNDS):
+    for _ in range(OPEN_RAY_ROUNDS):
         more = rare_crossings(model, pool, model.known(at), those, cell, rng)
         in_vain = 0 if len(more) else in_vain + 1
-        if in_vain == FRUITLESS:
+        if in_vain == VAIN_RAY_ROUNDS:
             break
         at = Crossings.joined([at, more])
         model = _told(found.model.of(sure), others, at)
     ours = model.known(at)
     far = np.maximum(np.linalg.norm(ours.x, axis=1), 1.0)
-    strayed = np.abs(model.distances(ours)) > OFF * (cell + accuracy) * far
+    strayed = np.abs(model.distances(ours)) > CLASS_STRAYED_FACTOR * (cell + accuracy) * far
     if strayed.any() or open_numbers(model, ours, those):
         return None
     error = max(found.figures.get("error", np.inf), vaguest_number(model, ours, those, cell + accuracy))

@@ -17,7 +17,7 @@ from unveil.outcome import BadInput
 
 READ = ("relu", "tanh", "sigmoid")  # activations of a hidden layer that can be read
 # Labels asked at most without a budget, so that a reading ends: first layers of deeper networks take most of it.
-LABELS = 1_000_000
+DEFAULT_LABEL_BUDGET = 1_000_000
 EACH_INPUT = 5_000  # so many more for each input
 
 
@@ -77,7 +77,7 @@ class HardLabels(Wanted, Method):
         """
         if self.most is not None or oracle.ledger.budget is not None:
             return self.most
-        return LABELS + EACH_INPUT * oracle.n
+        return DEFAULT_LABEL_BUDGET + EACH_INPUT * oracle.n
 
 
 @final

@@ -11,7 +11,7 @@ from unveil.blackbox.rows import Rows
 
 ALIKE = 1e-3  # hyperplanes nearer to each other than this are one
 DOUBT = 1e-4  # how probable a hyperplane may be by chance
-HELD = 5.0  # so many errors off a hyperplane its points lie, and other measurements of it, at most
+HELD_WITHIN_ERRORS = 5.0  # so many errors off a hyperplane its points lie, and other measurements of it, at most
 SAME_FACE = 1e-5  # faces whose normals are nearer to each other than this lie in one plane
 CLEARLY = 1e-3  # error of a shared normal below which edges are seen to share it
 
@@ -54,12 +54,12 @@ class Hyperplanes(Rows):
         slack = self.error * (1 + np.linalg.norm(z, axis=1)[:, None]) + error[:, None]
         off = np.abs(z @ self.normals.T + self.offsets) / slack
         best = off.argmin(axis=1)
-        return np.where(off[np.arange(len(z)), best] < HELD, best, -1)
+        return np.where(off[np.arange(len(z)), best] < HELD_WITHIN_ERRORS, best, -1)
 
     def may_be(self, which: int, normal: Float[np.ndarray, " d"]) -> bool:
         """Whether one of them may have this unit normal, up to sign, as exactly as it is known."""
         apart_by = min(float(np.linalg.norm(self.normals[which] - sign * normal)) for sign in (1, -1))
-        return apart_by < HELD * float(self.error[which])
+        return apart_by < HELD_WITHIN_ERRORS * float(self.error[which])
 
     def distinct(self) -> Hyperplanes:
         """Those that are told apart; of several measurements of one, the sharpest."""

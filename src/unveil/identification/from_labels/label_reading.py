@@ -34,13 +34,15 @@ from unveil.identification.label_agreement import at_random, differs, fresh_poin
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 
-CHANCE = 1.5  # fresh points with another label that a whole network may have, by ties
-ROUNDS = 8  # how often fresh points may refute a complete result, and the search goes on from these
-INSIDE = 0.003  # accuracy at which a network is read along a few directions, as a share of what is wanted along all
-MANY = 64  # inputs up to which a sigmoidal layer is read along all of them at once
-CURVED = 48  # crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer
-FRUITLESS = 2  # long searches in a row that meet no new hyperplane: then there is no further
-CERTAIN = 96  # walks in a row that end at known neurons before an affine part counts as one
+TIED_POINTS_ALLOWED = 1.5  # fresh points with another label that a whole network may have, by ties
+REFUTATION_ROUNDS = 8  # how often fresh points may refute a complete result, and the search goes on from these
+# Accuracy at which a network is read along a few directions, as a share of what is wanted along all.
+INSIDE_ACCURACY_SHARE = 0.003
+MOST_SIGMOIDAL_INPUTS = 64  # inputs up to which a sigmoidal layer is read along all of them at once
+# Crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer.
+CURVED_PATIENCE = 48
+BARREN_SEARCHES = 2  # long searches in a row that meet no new hyperplane: then there is no further
+CERTAIN_PATIENCE = 96  # walks in a row that end at known neurons before an affine part counts as one
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class LabelReading:
     def _rounds(self, pool: Pool) -> tuple[Outcome, float]:
         """A network is read, and read on as long as fresh points refute it; and the share of those that do."""
         error = np.inf
-        for _ in range(ROUNDS):
+        for _ in range(REFUTATION_ROUNDS):
             self.chart = pool.chart  # where a network was read in a subspace, it is in all inputs after the lift
             outcome = self._read(pool)
             if outcome is not Outcome.complete or self.deep is not None:
@@ -150,7 +152,7 @@ class LabelReading:
                 self.sliced, fewer = True, random_slice(DIRECTIONS, pool, self.rng)
             elif fewer is None and oracle.n > FEW and (basis := all_that_matter(whole, pool, self.rng)) is not None:
                 self.spanned, fewer = True, (basis, 1.0)
-        elif oracle.n <= MANY or oracle.within is not None:
+        elif oracle.n <= MOST_SIGMOIDAL_INPUTS or oracle.within is not None:
             fewer = None
         else:
             # Far out neurons are met one by one, so that few directions tell any number of them apart.
@@ -193,8 +195,8 @@ class LabelReading:
         search, completion = self._begun(pool)
         if isinstance(search, SliceSearch):
             return self._along_few(search, completion)
-        patience, met, fruitless, tried = CURVED if self.curved else 12, search.neurons, 0, 0
-        while tried < self.method.attempts and fruitless < FRUITLESS:
+        patience, met, fruitless, tried = CURVED_PATIENCE if self.curved else 12, search.neurons, 0, 0
+        while tried < self.method.attempts and fruitless < BARREN_SEARCHES:
             tried += 1
             search.stale = 0
             search.run(patience + search.neurons)
@@ -218,7 +220,7 @@ class LabelReading:
             if done is not None and done.beats(self.best):
                 self.best = done
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
-            if done is not None and done.whole and (patience >= CERTAIN or nothing_left(done, pool, self.rng)):
+            if done is not None and done.whole and (patience >= CERTAIN_PATIENCE or nothing_left(done, pool, self.rng)):
                 self.stages.end("last layer and fit")
                 return Outcome.complete
             if isinstance(search, HyperplaneSearch) and (done is None or not done.whole):
@@ -226,7 +228,7 @@ class LabelReading:
                 self.stages.end("corners in a plane")
                 if narrow is not None:
                     return self._narrow(search, *narrow)
-            fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN else 0
+            fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN_PATIENCE else 0
             met = search.neurons
             patience *= 2
         doubts = "too few boundary points" if self.best is None else "; ".join(self.best.doubts)
@@ -250,7 +252,7 @@ class LabelReading:
         else:
             self.search = HyperplaneSearch(pool, precision, self.rng, self.stages)
         # Other directions are reached by short moves, which tell weights less exactly than they are known inside.
-        inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
+        inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE_ACCURACY_SHARE)
         self.completion = Completion(pool, precision, inside, self.rng, self.seen)
         return self.search, self.completion
 
@@ -371,7 +373,7 @@ class LabelReading:
     def _end(self, outcome: Outcome, error: float = np.inf) -> Identification:
         if outcome is Outcome.complete and error > self.method.accept:
             outcome = Outcome.check_failed
-        if outcome is Outcome.complete and error * self.method.checks > CHANCE:
+        if outcome is Outcome.complete and error * self.method.checks > TIED_POINTS_ALLOWED:
             outcome = Outcome.approximate
             self.why.append(f"At {error:.1%} of the fresh points, a third of them close to boundaries, labels differ.")
         if outcome is Outcome.complete and self.best is not None and (doubts := reservations(self.best)) is not None:

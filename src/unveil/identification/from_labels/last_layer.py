@@ -15,7 +15,7 @@ from unveil.identification.from_labels.orientation import oriented
 from unveil.identification.from_labels.output import equations_needed, second_output, with_classes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 
-TOLD = 3  # points that tell a scale
+POINTS_PER_SCALE = 3  # points that tell a scale
 Joins = tuple[tuple[int, int], ...]  # for each class but the first: a class that was known before, and the class
 
 
@@ -54,7 +54,7 @@ def rescaled(model: LabelModel, joins: Joins, at: Crossings) -> LabelModel:
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.sum(there * (last[rows] - last[b]), axis=1) / (there @ step)
         scale = scale[np.isfinite(scale) & (scale > 0)]
-        last[c] = last[b] + (float(np.median(scale)) if len(scale) >= TOLD else 1.0) * step
+        last[c] = last[b] + (float(np.median(scale)) if len(scale) >= POINTS_PER_SCALE else 1.0) * step
         earlier.append(new)
     return _with_last(model, last, model.classes)
 
@@ -71,8 +71,8 @@ def _with_last(model: LabelModel, last: Float[np.ndarray, "c P"], classes: Int[n
 
 # Random sets of boundary points from which the last layer is tried, at most: those where no unknown neuron is active
 # agree. By then none of them may have been drawn, with this probability.
-DRAWS, MISS = 1_000, 1e-3
-MOST = 0.5  # share of the points between two classes that a last layer must explain
+LAST_LAYER_POINT_SETS, MISS = 1_000, 1e-3
+PAIR_SHARE_EXPLAINED = 0.5  # share of the points between two classes that a last layer must explain
 ABSOLUTE = 30  # weighted least squares after which least absolute distances are reached
 
 
@@ -168,7 +168,7 @@ def _of_pair(
 ) -> tuple[LabelModel | None, float]:
     """The weights between two classes that explain most points, and the share of these."""
     inliers, share, few = np.empty(0, dtype=int), 0.0, sum(second.normals.shape) + 3
-    for draw in range(DRAWS):
+    for draw in range(LAST_LAYER_POINT_SETS):
         some = np.arange(len(at)) if not draw else rng.choice(len(at), min(few, len(at)), replace=False)
         tried = second_output(second, at[some], pair)
         if tried is None:
@@ -178,7 +178,7 @@ def _of_pair(
             inliers, share = on, len(on) / len(at)
         if share == 1.0 or draw * np.log1p(-(share**few)) < np.log(MISS):
             break
-    return second_output(second, at[inliers], pair) if share >= MOST else None, share
+    return second_output(second, at[inliers], pair) if share >= PAIR_SHARE_EXPLAINED else None, share
 
 
 def with_rare_classes(model: LabelModel, at: Crossings) -> LabelModel:

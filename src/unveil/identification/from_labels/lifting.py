@@ -18,23 +18,24 @@ from unveil.identification.from_labels.polish import polish_many
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_numbers, vaguest_number
 
-STEPS = 6  # Newton steps in which weights follow from shifts: the first is all where no neuron changes its side
+# Newton steps in which weights follow from shifts: the first is all where no neuron changes its side.
+WEIGHT_NEWTON_STEPS = 6
 # Fresh boundary points that judge a network in all inputs; directions confirmed together, by a move along a sum.
 TRIED, CONFIRMED = 64, 16
 # Boundary points at which each sum is confirmed, and share of them that must be where it foretells them.
-SEVERAL, MOST = 8, 0.7
+SEVERAL, SUM_CONFIRMED_SHARE = 8, 0.7
 # Directions solved for at a time: a few, which tell what weights to expect, and the others. Moves are too long where
 # weights turn out so many times as large.
-FIRST, AT_ONCE, LONG = 16, 1024, 1.5
+DIRECTIONS_AT_FIRST, DIRECTIONS_AT_ONCE, LONG_MOVE_GROWTH = 16, 1024, 1.5
 # So close to where they are foretold points must lie before others are read off them; sine of the angle between weight
 # vectors inside that are one neuron's.
-THERE, SAME = 1e-6, 1e-6
+THERE, SAME_INSIDE_SINE = 1e-6, 1e-6
 AIM = 0.7  # share of the accuracy wanted at which it is aimed: the largest of many errors counts
 # Weights known so many times less exactly than was wanted, or than inputs have digits, make a result approximate.
-SHORT = 100.0
+APPROXIMATE_FACTOR = 100.0
 # Boundary points for each number in a fit of all of them, and how many must be there; digits that these may lie off the
 # boundaries then; how many are foretold at a time.
-POINTS, LEAST, OFF, PORTION = 1.5, 1.1, 8, 1_000
+LIFTED_FIT_PER_NUMBER, LIFTED_MET_PER_NUMBER, LIFTED_FIT_DIGITS, PORTION = 1.5, 1.1, 8, 1_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Lifted:
         """What is said of weights that are not as exact as was wanted."""
         if self.unconfirmed:
             return [f"Weights along {self.unconfirmed} directions were not confirmed."]
-        if self.reached > SHORT * max(accuracy, self.digits):
+        if self.reached > APPROXIMATE_FACTOR * max(accuracy, self.digits):
             return [f"Inputs have too few digits: weights are known to {3 * self.reached:.0e} at best."]
         return []
 
@@ -98,9 +99,9 @@ class Lift:
         # Where another boundary or a neuron's side came in between, shorter moves meet none.
         for shorter in (1.0, 8.0, 64.0):
             moved, first, longer = step / shorter, 0, 1.0
-            while first < len(open_) and longer < LONG:
+            while first < len(open_) and longer < LONG_MOVE_GROWTH:
                 cell = self._cells(base, moved[:unknown], size)
-                part = open_[first : first + (AT_ONCE if first else FIRST)]
+                part = open_[first : first + (DIRECTIONS_AT_ONCE if first else DIRECTIONS_AT_FIRST)]
                 shift = self._shifts(base, moved[:unknown], part, expected, cell)
                 weights[:, part] = told = self._solved(base, moved[:unknown], shift)
                 # Where a boundary was not met weights are open, whatever further points show.
@@ -114,7 +115,7 @@ class Lift:
                     size = size / np.sqrt(1 + sure.shape[1] / self.wide)
                     longer = float((size / old).max())
                 first += len(part)
-            if longer >= LONG:
+            if longer >= LONG_MOVE_GROWTH:
                 step = 8 * step / longer
                 continue
             good = self._confirmed(at, moved, weights, open_, float(cell.max()))
@@ -138,7 +139,7 @@ class Lift:
         alike = (self.model.inner / size[:, None]) @ (old / long[:, None]).T
         which = np.abs(alike).argmax(axis=1)
         nearest = alike[np.arange(len(which)), which]
-        if not (1 - np.abs(nearest) < SAME**2).all():
+        if not (1 - np.abs(nearest) < SAME_INSIDE_SINE**2).all():
             return None
         ratio = np.sign(nearest) * size / long[which]
         judged = self._judged(ratio[:, None] * lifted.model.inner[which] @ self.outward.T, 0)
@@ -149,15 +150,15 @@ class Lift:
         """All numbers fitted at once to boundary points all over the inputs; unchanged where that makes nothing better.
         Single directions are read along short moves, which coarse answers hardly tell. Queries: about 15 a number."""
         model, chart, pool = lifted.model, self.all, self.fresh_pool()
-        need = int(POINTS * model.parameters)
+        need = int(LIFTED_FIT_PER_NUMBER * model.parameters)
         parts = [foretold_crossings(model, pool, chart, PORTION, self.rng) for _ in range(0, need, PORTION)]
         at = Crossings.joined(parts)[slice(0, need)]
         long = np.linalg.norm(at.x, axis=1)
         found, rows = cross_near(self.side, *at.expected, self._slack(at), chart.digits * np.maximum(long, 1.0))
-        if len(rows) < max((1 - MISSED) * len(at), LEAST * model.parameters):
+        if len(rows) < max((1 - MISSED) * len(at), LIFTED_MET_PER_NUMBER * model.parameters):
             return lifted
         fit, reached = polish_many(model, found, self.rng)
-        if not fit.rms < OFF * chart.digits * max(float(np.median(long)), 1.0):
+        if not fit.rms < LIFTED_FIT_DIGITS * chart.digits * max(float(np.median(long)), 1.0):
             return lifted
         if reached < lifted.reached:
             some = int(model.classes[0]), int(model.classes[1])
@@ -213,7 +214,7 @@ class Lift:
         x = here.x @ self.basis + moved[:, None] * (mixed @ self.outward[columns]) - (gap / along)[:, None] * out
         half = np.full(len(mixed), 64 * cell)
         _, found = cross_near(self.side, x, out, here.before, here.after, half, np.inf, grow=0)
-        return np.asarray(np.isin(np.arange(len(mixed)), found).reshape(-1, each).mean(axis=1) > MOST)
+        return np.asarray(np.isin(np.arange(len(mixed)), found).reshape(-1, each).mean(axis=1) > SUM_CONFIRMED_SHARE)
 
     def _rows(self) -> Float[np.ndarray, "u d"]:
         """What is unknown outside, as it is inside: weight vectors, and the affine part's logits less the first."""
@@ -335,7 +336,7 @@ class Lift:
         base = np.sum(affine * at.x, axis=1)[:, None] + here * np.sum(affine * at.along, axis=1)[:, None]
         base += (model.offset[one] - model.offset[two])[:, None]
         found = np.zeros((self._unknown, shift.shape[1]))
-        for _ in range(STEPS):
+        for _ in range(WEIGHT_NEWTON_STEPS):
             moved = sums + step[:, None, None] * found[None, :k].transpose(0, 2, 1)
             gap = np.sum(weight[:, None] * model.phi.value(moved), axis=2) + base + step[:, None] * (apart @ found[k:])
             slope = weight[:, None] * model.phi.slope(moved)

@@ -23,9 +23,10 @@ from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, alike
 
-STEPS, FRUITLESS = 12, 3  # looks for more at most, and how many in a row tell nothing
+MISSING_NEURON_LOOKS, VAIN_NEURON_LOOKS = 12, 3  # looks for more at most, and how many in a row tell nothing
 RESERVE = 200  # labels for each number that are kept for the fit and its judges
-LOOK, LOOKS = 250, 10  # boundary points foretold at a time, and how often, to see whether one is missing
+# Boundary points foretold at a time, and how often, to see whether one is missing.
+FORETOLD_AT_A_TIME, FORETELLING_ROUNDS = 250, 10
 
 
 def with_missing(
@@ -39,13 +40,13 @@ def with_missing(
     """
     model = _step(model, points, neurons, rng)[0]
     fruitless = 0
-    for _ in range(STEPS):
+    for _ in range(MISSING_NEURON_LOOKS):
         # What is found must still be fitted and judged.
         if points.pool.chart.ledger.left < RESERVE * model.parameters or not _look(model, points, rng):
             break
         model, grown = _step(model, points, neurons, rng)
         fruitless = 0 if grown else fruitless + 1
-        if fruitless >= FRUITLESS:
+        if fruitless >= VAIN_NEURON_LOOKS:
             break
     return model
 
@@ -86,17 +87,17 @@ def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
 
 def _look(model: DeepLabelModel, points: DeepPoints, rng: np.random.Generator) -> bool:
     """Look for boundary points off the model's boundaries, for as many as tell a neuron. Returns whether there are any.
-    Queries: at most `2 LOOKS LOOK`, and about 45 for each point."""
+    Queries: at most `2 FORETELLING_ROUNDS FORETOLD_AT_A_TIME`, and about 45 for each point."""
     enough, met, pool = 4 * (len(points.first) + 1), 0, points.pool
     wide = Pool(pool.side, pool.chart, WIDE * pool.size, pool.given, rng)
     known = points.known(model)
     off = known[np.setdiff1d(np.arange(len(known)), on_boundary(model, known))]
-    for look in range(LOOKS):
+    for look in range(FORETELLING_ROUNDS):
         if look % 3 == 1 and len(off):
             # What shows at few points shows more often beside these.
-            expected = crossings_beside(model, pool.chart, off, LOOK, rng)
+            expected = crossings_beside(model, pool.chart, off, FORETOLD_AT_A_TIME, rng)
         else:
-            expected = foretold_crossings(model, wide if look % 3 else pool, pool.chart, LOOK, rng)
+            expected = foretold_crossings(model, wide if look % 3 else pool, pool.chart, FORETOLD_AT_A_TIME, rng)
         met += points.look(expected, enough)
         if met >= enough:
             break
@@ -109,9 +110,9 @@ def _untold(behind: LabelModel) -> list[Int[np.ndarray, " u"]]:
     return [np.flatnonzero(row == 0) for row in behind.inner]
 
 
-DRAWS = 200  # random sets of points from which a neuron is tried: those where no other is missing agree
+NEURON_POINT_SETS = 200  # random sets of points from which a neuron is tried: those where no other is missing agree
 FITS = 1e-4  # share of what is left over, to which points agree on a neuron
-NONE = 1e-7  # what is left over where nothing is missing, at most
+ABSENT_REMAINDER = 1e-7  # what is left over where nothing is missing, at most
 SURPLUS = 4  # points beyond as many as there are numbers that must agree
 
 
@@ -127,7 +128,7 @@ def further_neuron(model: LabelModel, at: Crossings, rng: np.random.Generator) -
     for pair in np.unique(pairs, axis=0):
         for sign in (1.0, -1.0):
             # A rectifier's own values are positive: what is left over has the sign of its weight.
-            rows = np.flatnonzero((pairs == pair).all(axis=1) & (sign * left >= -NONE))
+            rows = np.flatnonzero((pairs == pair).all(axis=1) & (sign * left >= -ABSENT_REMAINDER))
             found = _agreed(at.x[rows], np.zeros(len(rows)), np.maximum(sign * left[rows], 0), rng, constant=True)
             if found is not None and found[1] > most:
                 vector, most = found
@@ -236,7 +237,7 @@ def completed(
         # Where no other neuron's weights are missing; of those still unknown, not of those told by now.
         some = at[np.flatnonzero(missing[j] & (missing.sum(axis=0) == 1))]
         base, value = _values(model, j, some)
-        on = value > -NONE * np.abs(base).max(initial=0.0)
+        on = value > -ABSENT_REMAINDER * np.abs(base).max(initial=0.0)
         found = _agreed(some.x[np.ix_(on, unknown[j])], base[on], np.maximum(value[on], 0), rng, constant=False)
         if found is None:
             continue
@@ -287,7 +288,7 @@ def _agreed(
     not active. `constant`: whether there is a bias to find, too. Returns the weights, zero where not enough points
     tell, and the number of active points that agree; None where no more do than there are numbers.
     """
-    some = value[value > NONE]
+    some = value[value > ABSENT_REMAINDER]
     fuzz = FITS * max(float(np.abs(base).max(initial=0.0)), float(np.median(some)) if len(some) else 0.0)
     active = np.flatnonzero(value > fuzz)
     seen = np.flatnonzero((x[active] > 0).sum(axis=0) >= BOTH)
@@ -312,7 +313,7 @@ def _most(
     """The active points among those that agree, and with what, of many draws the one where most do."""
     need, most = matrix.shape[1], 0
     best, answer = np.empty(0, dtype=int), np.zeros(need)
-    for draw in range(DRAWS if len(active) >= need else 0):
+    for draw in range(NEURON_POINT_SETS if len(active) >= need else 0):
         rows = active if not draw else rng.choice(active, need, replace=False)
         for _ in range(3):
             solution, _, rank, _ = np.linalg.lstsq(matrix[rows], (value - base)[rows], rcond=1e-9)

@@ -14,7 +14,7 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.whitebox.activation import Activation, activation
 from unveil.whitebox.network import Layer, Network
 
-FAR = 1e3  # in sizes of a typical input: the distance of a boundary that is not there at all
+ABSENT_BOUNDARY_DISTANCE = 1e3  # in sizes of a typical input: the distance of a boundary that is not there at all
 
 
 class Boundaries(ABC):
@@ -68,14 +68,19 @@ class Boundaries(ABC):
         return np.searchsorted(self.classes, labels)
 
     def distances(self, at: Crossings) -> Float[np.ndarray, " N"]:
-        """How far each crossing lies from this model's boundary between its labels, to first order; `FAR` at most."""
+        """How far each crossing lies from this model's boundary between its labels, to first order;
+        `ABSENT_BOUNDARY_DISTANCE` at most."""
         gap, gradient = self.gaps(at)
         # A step that led astray is judged, too: numbers too large are no less wrong.
         gradient = np.clip(np.nan_to_num(gradient), -1e100, 1e100)
         # Where no neuron is active both are zero: there is no boundary anywhere near.
         steep = np.linalg.norm(gradient, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(steep > 0, np.clip(gap / steep, -FAR, FAR), FAR)
+            return np.where(
+                steep > 0,
+                np.clip(gap / steep, -ABSENT_BOUNDARY_DISTANCE, ABSENT_BOUNDARY_DISTANCE),
+                ABSENT_BOUNDARY_DISTANCE,
+            )
 
     def knows(self, at: Crossings) -> Bool[np.ndarray, " N"]:
         """Which crossings lie between classes that this model has."""

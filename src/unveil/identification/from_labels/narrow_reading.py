@@ -28,9 +28,9 @@ from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.whitebox.activation import activation
 
-EACH = 2  # faces measured in all inputs, for each neuron of the first layer
+FACES_PER_NEURON = 2  # faces measured in all inputs, for each neuron of the first layer
 BRACKET = 1e-4  # around a boundary point foretold by corners that were measured
-TRIED = 48  # boundary points foretold of which these are chosen
+FORETOLD_FOR_FACES = 48  # boundary points foretold of which these are chosen
 
 
 def narrow_network(
@@ -71,7 +71,7 @@ def narrow_network(
 
 def _in_all_inputs(model: DeepLabelModel, pool: Pool, everywhere: Pool) -> tuple[DeepLabelModel, Pool] | None:
     """The same network in all inputs: normals of the boundary there are known combinations of its weight vectors.
-    Queries: about `50 n` for each of `EACH * k` faces."""
+    Queries: about `50 n` for each of `FACES_PER_NEURON * k` faces."""
     inside, whole = pool.chart, everywhere.chart
     assert inside.basis is not None
     all_inputs = Chart(whole.oracle, whole.origin, inside.size, None)
@@ -79,12 +79,12 @@ def _in_all_inputs(model: DeepLabelModel, pool: Pool, everywhere: Pool) -> tuple
     side, stretch = Side(all_inputs), inside.size / whole.size
     outer = Pool(side, all_inputs, everywhere.size / stretch, everywhere.given / stretch, pool.rng)
     outer.y, outer.label = everywhere.y / stretch, everywhere.label
-    at = foretold_crossings(model, pool, inside, TRIED, pool.rng)
+    at = foretold_crossings(model, pool, inside, FORETOLD_FOR_FACES, pool.rng)
     if not len(at):
         return None
     # Those that tell all weight vectors best come first: the two halves of the choice are independent.
     k, chosen, left = len(model.inner), np.empty(0, dtype=int), np.arange(len(at))
-    for _ in range(EACH):
+    for _ in range(FACES_PER_NEURON):
         by_sums = _sensitivity(model, at[left])
         size = np.maximum(np.linalg.norm(by_sums, axis=1, keepdims=True), 1e-300)
         best = left[linalg.qr((by_sums / size).T, mode="r", pivoting=True)[1][:k]]
@@ -112,9 +112,10 @@ def _sensitivity(model: DeepLabelModel, at: Crossings) -> Float[np.ndarray, "N k
     return np.asarray(model.behind.gaps(inside)[1] * on)
 
 
-FLAT = 1e-5  # share of the normals that may lie outside a plane, and how far two normals of one face differ
-CORNERS = 8  # corners at most: what is tried grows fast with their number
-FITS = 1e-4  # distance from the boundary that is believed before the fit of all numbers
+# Share of the normals that may lie outside a plane, and how far two normals of one face differ.
+NORMAL_MISFIT_ALLOWED = 1e-5
+MOST_PLANE_CORNERS = 8  # corners at most: what is tried grows fast with their number
+ERROR_BEFORE_FIT = 1e-4  # distance from the boundary that is believed before the fit of all numbers
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,11 @@ class Corners:
 def in_a_plane(faces: Faces) -> bool:
     """Whether the normals of a boundary span no more than a plane."""
     values = np.linalg.svd(faces.normal, compute_uv=False) if len(faces) > 2 else np.zeros(0)
-    return len(values) > 1 and bool((values[2:] < FLAT * values[0]).all()) and bool(values[1] > 1e-2 * values[0])
+    return (
+        len(values) > 1
+        and bool((values[2:] < NORMAL_MISFIT_ALLOWED * values[0]).all())
+        and bool(values[1] > 1e-2 * values[0])
+    )
 
 
 def corners_of(side: Side, faces: Faces, precision: Precision) -> Corners | None:
@@ -141,11 +146,12 @@ def corners_of(side: Side, faces: Faces, precision: Precision) -> Corners | None
         same = [
             j
             for j in kept
-            if abs(faces.normal[j] @ one) > 1 - FLAT and abs(one @ (faces.x[j] - faces.x[i])) < FLAT * 10
+            if abs(faces.normal[j] @ one) > 1 - NORMAL_MISFIT_ALLOWED
+            and abs(one @ (faces.x[j] - faces.x[i])) < NORMAL_MISFIT_ALLOWED * 10
         ]
         if not same:
             kept.append(int(i))
-    if len(kept) > CORNERS + 1:
+    if len(kept) > MOST_PLANE_CORNERS + 1:
         return None
     pieces = faces[np.array(kept, dtype=int)]
     points, sides = [], []
@@ -162,7 +168,7 @@ def corners_of(side: Side, faces: Faces, precision: Precision) -> Corners | None
 def _met(side: Side, pieces: Faces, i: int, j: int, precision: Precision) -> np.ndarray | None:
     """Where two flat pieces meet, if both reach so far and none goes on."""
     normals = pieces.normal[[i, j]]
-    if abs(normals[0] @ normals[1]) > 1 - FLAT:
+    if abs(normals[0] @ normals[1]) > 1 - NORMAL_MISFIT_ALLOWED:
         return None
     two = pieces[np.array([i, j])]
     # Each piece's own way to the line that both planes share.
@@ -202,12 +208,12 @@ def _first_layers(corners: Corners) -> Iterator[tuple[Hyperplanes, tuple[int, ..
         free = [[f for f in range(len(faces)) if f not in corners.sides[c]] for c in pair]
         for chosen in product(*free):
             normals = faces.normal[list(chosen)]
-            if abs(normals[0] @ normals[1]) > 1 - FLAT:
+            if abs(normals[0] @ normals[1]) > 1 - NORMAL_MISFIT_ALLOWED:
                 continue
             for signs in product((1.0, -1.0), repeat=2):
                 rows = normals * np.array(signs)[:, None]
                 offsets = -np.sum(rows * corners.points[list(pair)], axis=1)
-                planes = Hyperplanes(rows, offsets, np.full(2, FLAT))
+                planes = Hyperplanes(rows, offsets, np.full(2, NORMAL_MISFIT_ALLOWED))
                 if _sees(planes, faces):
                     yield planes, pair
 
@@ -216,7 +222,11 @@ def _sees(planes: Hyperplanes, faces: Faces) -> bool:
     """Whether each face's normal is made of the weight vectors that are active there, and all of these are needed."""
     on = faces.x @ planes.normals.T + planes.offsets > 0
     parts = np.linalg.lstsq(planes.normals.T, faces.normal.T, rcond=None)[0].T
-    return bool((np.abs(parts[~on]) < FLAT * 10).all()) and bool(on.any(axis=1).all()) and bool(on.all(axis=1).any())
+    return (
+        bool((np.abs(parts[~on]) < NORMAL_MISFIT_ALLOWED * 10).all())
+        and bool(on.any(axis=1).all())
+        and bool(on.all(axis=1).any())
+    )
 
 
 def _second_layers(corners: Corners, first: Hyperplanes, left: list[int]) -> Iterator[Hyperplanes]:
@@ -231,7 +241,7 @@ def _second_layers(corners: Corners, first: Hyperplanes, left: list[int]) -> Ite
         if any(f in corners.sides[c] for f, c in zip(chosen, left, strict=True)):
             continue
         rows = parts[list(chosen)]
-        yield Hyperplanes(rows, -np.sum(rows * hidden, axis=1), np.full(len(left), FLAT))
+        yield Hyperplanes(rows, -np.sum(rows * hidden, axis=1), np.full(len(left), NORMAL_MISFIT_ALLOWED))
 
 
 def _behind(first: Hyperplanes, second: Hyperplanes, at: Crossings) -> DeepLabelModel | None:
@@ -252,7 +262,7 @@ def _behind(first: Hyperplanes, second: Hyperplanes, at: Crossings) -> DeepLabel
             continue
         behind = found.model
         model = DeepLabelModel(first.normals, first.offsets, behind, behind.classes)
-        if np.abs(model.distances(at)).max() < FITS and (np.abs(behind.outer[1]) > 1e-6).all():
+        if np.abs(model.distances(at)).max() < ERROR_BEFORE_FIT and (np.abs(behind.outer[1]) > 1e-6).all():
             return model
     return None
 
@@ -261,4 +271,4 @@ def _alike(one: DeepLabelModel, other: DeepLabelModel) -> bool:
     """Whether two models have the same rows, in any order, and so are one."""
     rows = [np.column_stack([each.inner, each.bias]) for each in (one, other)]
     apart = np.linalg.norm(rows[0][:, None] - rows[1][None], axis=2)
-    return bool((apart.min(axis=1) < FITS).all())
+    return bool((apart.min(axis=1) < ERROR_BEFORE_FIT).all())

@@ -17,13 +17,15 @@ from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 
 BOTH = 3  # points on each side of a neuron's hyperplane that tell its weight from a linear part
-LEFT = 1e-3  # share of the affine part that neurons may leave unexplained
-WHOLE = 0.01  # how far what must be 0 or 1 may be from it
-SURE = 3  # neurons of which classes tell that a side rests, before that shows the weights of one more neuron
-BEYOND = 10.0  # so many times as much as at any point a neuron may change before it rests that is active at all of them
-FEW = 1e-9  # singular values less than this share of the largest row make rows dependent
-NONE = 1e-12  # share of the largest effect that is none
-NOTHING = 1e-5  # share of the largest effect at which a neuron counts as active at no point
+AFFINE_LEFT_SHARE = 1e-3  # share of the affine part that neurons may leave unexplained
+ZERO_OR_ONE_MISFIT = 0.01  # how far what must be 0 or 1 may be from it
+# Neurons of which classes tell that a side rests, before that shows the weights of one more neuron.
+SIDE_TELLING_NEURONS = 3
+# So many times as much as at any point a neuron may change before it rests that is active at all of them.
+BIAS_BEYOND_FACTOR = 10.0
+DEPENDENT_ROW_SHARE = 1e-9  # singular values less than this share of the largest row make rows dependent
+ABSENT_EFFECT_SHARE = 1e-12  # share of the largest effect that is none
+INACTIVE_EFFECT_SHARE = 1e-5  # share of the largest effect at which a neuron counts as active at no point
 PARALLEL = 1e-3  # sine of the angle below which a neuron active at all points is another one's linear part
 
 
@@ -83,7 +85,7 @@ def without_carriers(model: LabelModel, at: Crossings) -> LabelModel:
         stretch = float(model.inner[i] @ model.inner[j]) / float(model.inner[j] @ model.inner[j])
         mine, other = model.outer[:, i], model.outer[:, j]
         left = other + stretch * mine
-        if np.ptp(left) > WHOLE * np.ptp(other):
+        if np.ptp(left) > ZERO_OR_ONE_MISFIT * np.ptp(other):
             continue
         sign, outer = np.ones(len(model.inner)), model.outer.copy()
         sign[j], outer[:, i] = -1.0, 0.0
@@ -145,7 +147,9 @@ def _explained(
     known = seen & ~np.isnan(rows).any(axis=0)
     every = np.concatenate([model.inner, rows])[:, known]
     free = np.append(always, np.ones(len(rows), dtype=bool))
-    alone = np.linalg.matrix_rank(every, tol=FEW * np.linalg.norm(every, axis=1).max(initial=0.0)) == len(every)
+    alone = np.linalg.matrix_rank(
+        every, tol=DEPENDENT_ROW_SHARE * np.linalg.norm(every, axis=1).max(initial=0.0)
+    ) == len(every)
     found = (_one_by_one if alone else _together)(model, every, free, model.affine[:, known], at)
     if found is None:
         return None
@@ -155,11 +159,11 @@ def _explained(
         more[:, known] = row
         rows, every = np.concatenate([rows, more]), np.concatenate([every, row[None]])
     off = np.linalg.norm(model.affine[:, known] - share @ every)
-    if off > LEFT * max(float(np.linalg.norm(model.affine[:, known])), 1e-300):
+    if off > AFFINE_LEFT_SHARE * max(float(np.linalg.norm(model.affine[:, known])), 1e-300):
         return None
     if len(rows):
         ours = share[:, k:]
-        if np.linalg.matrix_rank(ours, tol=NOTHING * np.abs(model.outer).max(initial=0.0)) < len(rows):
+        if np.linalg.matrix_rank(ours, tol=INACTIVE_EFFECT_SHARE * np.abs(model.outer).max(initial=0.0)) < len(rows):
             return None
         # What flips and the neurons always active leave is those neurons' own.
         full = np.linalg.lstsq(ours, model.affine - share[:, :k] @ model.inner, rcond=None)[0]
@@ -185,17 +189,20 @@ def _one_by_one(
     share = np.linalg.lstsq(every.T, affine.T, rcond=None)[0].T
     sides = _Sides(model, share, free, at)
     left = affine - share @ every
-    beside = float(np.linalg.norm(left)) > LEFT * float(np.linalg.norm(affine))
+    beside = float(np.linalg.norm(left)) > AFFINE_LEFT_SHARE * float(np.linalg.norm(affine))
     flip = None if beside else sides.flips()
     if flip is not None:
         return flip, share, None
     strong, values, _ = np.linalg.svd(left)
-    if beside and values[1:].max(initial=0.0) > LEFT * values[0]:
+    if beside and values[1:].max(initial=0.0) > AFFINE_LEFT_SHARE * values[0]:
         return None
     for way in [strong[:, 0]] if beside else sides.ways():
         flip = sides.flips(way)
         # What one class alone has is no neuron's, but what too few points tell of that class.
-        shared = len(model.classes) == 2 or (np.abs(way - np.median(way)) > NOTHING * np.abs(way).max()).sum() > 1
+        shared = (
+            len(model.classes) == 2
+            or (np.abs(way - np.median(way)) > INACTIVE_EFFECT_SHARE * np.abs(way).max()).sum() > 1
+        )
         if flip is not None and shared:
             part = np.append(sides.parts(flip, way), np.zeros(len(every) - len(flip)))
             row = part @ every + way @ left / (way @ way)
@@ -216,7 +223,7 @@ class _Sides:
         self.slopes = ours, ours + outer
         self.size = np.maximum(np.abs(np.stack([ours, outer, ours + outer])).max(axis=(0, 1)), 1e-300)
         # What no class depends on may be either way.
-        self.any_side = free[:k] | (self.size <= NOTHING * np.abs(outer).max(initial=0.0))
+        self.any_side = free[:k] | (self.size <= INACTIVE_EFFECT_SHARE * np.abs(outer).max(initial=0.0))
         on = at.x @ model.inner.T + model.bias > 0
         each = np.sort(np.stack([model.rows(at.before), model.rows(at.after)], axis=1), axis=1)
         self.pairs = np.unique(each, axis=0)
@@ -231,7 +238,7 @@ class _Sides:
         flip = ((turned > 0) & (rests <= 0)) | ((rests < 0) & (turned == 0))
         kept = ((rests > 0) & (turned <= 0)) | ((turned < 0) & (rests == 0))
         sure = ~self.any_side & (np.maximum(turned, rests) > 0)
-        if not (flip | kept | self.any_side).all() or (way is not None and sure.sum() < SURE):
+        if not (flip | kept | self.any_side).all() or (way is not None and sure.sum() < SIDE_TELLING_NEURONS):
             return None
         return np.asarray(flip & ~self.any_side)
 
@@ -239,7 +246,7 @@ class _Sides:
         """What one more neuron's weights may be: what the slopes of some neuron have on a side that rests."""
         for i in np.flatnonzero(~self.any_side):
             for slope in self.slopes:
-                if np.abs(slope[:, i]).max() > NOTHING * self.size[i]:
+                if np.abs(slope[:, i]).max() > INACTIVE_EFFECT_SHARE * self.size[i]:
                     yield slope[:, i] / np.abs(slope[:, i]).max()
 
     def parts(self, flip: Bool[np.ndarray, " k"], way: Float[np.ndarray, " c"]) -> Float[np.ndarray, " k"]:
@@ -266,7 +273,7 @@ class _Sides:
         judged = []
         for side in (0, 1):
             tells = np.array([np.linalg.matrix_rank(between[seen]) for seen in self.met[side].T]) - (way is not None)
-            good = np.abs(self._fitted(side, way)[1]).max(axis=0, initial=0.0) <= WHOLE * self.size
+            good = np.abs(self._fitted(side, way)[1]).max(axis=0, initial=0.0) <= ZERO_OR_ONE_MISFIT * self.size
             judged.append(np.where(tells <= 0, 0, np.where(good, 1, -1)))
         return judged
 
@@ -285,12 +292,12 @@ def _together(
     by_weight = np.kron(np.eye(others), every[free].T)
     matrix = np.concatenate([by_flip.reshape(others * every.shape[1], len(split)), by_weight], axis=1)
     scale = np.linalg.norm(matrix, axis=0)
-    counts = scale > NONE * scale.max(initial=0.0)
+    counts = scale > ABSENT_EFFECT_SHARE * scale.max(initial=0.0)
     scale[~counts] = np.inf
     solved, _, rank, _ = np.linalg.lstsq(matrix / scale, affine[1:].ravel(), rcond=1e-9)
     solved = solved / scale
     yes = solved[: len(split)] > 0.5
-    if rank < counts.sum() or np.abs(solved[: len(split)] - yes).max(initial=0.0) > WHOLE:
+    if rank < counts.sum() or np.abs(solved[: len(split)] - yes).max(initial=0.0) > ZERO_OR_ONE_MISFIT:
         return None
     flip = np.zeros(k, dtype=bool)
     flip[split] = yes
@@ -312,7 +319,7 @@ def _without(
     for row in found.rows[len(bias) :]:
         # Nothing tells its bias; what has mostly the one sign here has it far out, where the other side would rest.
         value = at.x @ row
-        bias = np.append(bias, BEYOND * np.abs(value).max() * (np.sign(value.sum()) or 1.0))
+        bias = np.append(bias, BIAS_BEYOND_FACTOR * np.abs(value).max() * (np.sign(value.sum()) or 1.0))
     # Known in part, up to sign: the side that the points are on is the active one.
     side = np.where(np.median(at.x @ found.rows.T + bias, axis=0) > 0, 1.0, -1.0)
     whole = replace(
@@ -324,4 +331,4 @@ def _without(
         # Each share of a row is one of its preactivation, less that of its bias.
         offset=model.offset - found.share @ np.concatenate([model.bias, bias]),
     )
-    return whole.pruned(NOTHING)
+    return whole.pruned(INACTIVE_EFFECT_SHARE)

@@ -16,12 +16,12 @@ from unveil.identification.from_labels.orientation import BOTH
 from unveil.whitebox.activation import Activation, activation
 
 # Weights less than this share of the largest are none, where a neuron is on one side at all boundaries of a pair.
-NOTHING = 1e-3
-EXPLAINED = 1e-3  # share of a weight vector by which flips may fail to explain the linear part
-LOOSE, MOST_LOOSE = 100.0, 0.1  # the same for each error of the hyperplanes, and at most
+ONE_SIDED_ABSENT_WEIGHT = 1e-3
+FLIPS_LEFT_SHARE = 1e-3  # share of a weight vector by which flips may fail to explain the linear part
+FLIPS_LEFT_PER_ERROR, MOST_LOOSE = 100.0, 0.1  # the same for each error of the hyperplanes, and at most
 # Share of the largest singular value below which one more is none: points on too few faces tell no last layer.
-SAME = 1e-6
-UNSURE = 0.25  # how far what must be 0 or 1 may be from it then
+SECOND_NULL_VALUE = 1e-6
+FLIP_MISFIT_ALLOWED = 0.25  # how far what must be 0 or 1 may be from it then
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,11 @@ def pair_output(
     weight, linear, offset = vector[:k], np.zeros(d) if oriented else vector[k : k + d], vector[-1]
     sign = _upward(at, pair, ((sums > 0) * weight) @ A + linear)
     weight, linear, offset = sign * weight, sign * linear, sign * float(offset)
-    loose = float(np.clip(LOOSE * planes.error.max(), EXPLAINED, MOST_LOOSE)) if k else EXPLAINED
+    loose = (
+        float(np.clip(FLIPS_LEFT_PER_ERROR * planes.error.max(), FLIPS_LEFT_SHARE, MOST_LOOSE))
+        if k
+        else FLIPS_LEFT_SHARE
+    )
     A, b, weight, linear, offset, flips = _oriented(A, b, weight, linear, offset, one_sided, loose)
     # What is not active there now has a weight that the pair does not tell.
     silent = one_sided & (weight == 0)
@@ -146,7 +150,7 @@ def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> 
     if len(matrix) < matrix.shape[1] + 2 or not len(split):
         return None
     vector, _, others = _null_vector(matrix)
-    if others < SAME:
+    if others < SECOND_NULL_VALUE:
         return None
     weight, linear = np.zeros(k), np.zeros(d)
     weight[split], linear[seen] = vector[: len(split)], vector[len(split) : -1]
@@ -206,10 +210,10 @@ def _oriented(  # noqa: PLR0913 - the pair's last layer, and how exactly it is k
         side = by_balance(A, weight[:, None], (weight @ A + 2 * linear)[None], 1e-5)
         if side is not None:
             flip, left, flips = side < 0, 0.0, 0.0
-    if left > loose or (loose > EXPLAINED and flips > UNSURE):
+    if left > loose or (loose > FLIPS_LEFT_SHARE and flips > FLIP_MISFIT_ALLOWED):
         return A, b, weight, linear, offset, np.inf
     A, b = np.where(flip[:, None], -A, A), np.where(flip, -b, b)
-    active = one_sided & (np.abs(turned) > NOTHING)
+    active = one_sided & (np.abs(turned) > ONE_SIDED_ABSENT_WEIGHT)
     weight = np.where(active, -turned * size, weight)
     # w relu(z) = w relu(-z) + w z: what was turned leaves the linear part and the offset, and so does w z itself.
     return A, b, weight, np.zeros_like(linear), offset - float((weight * b)[flip | active].sum()), flips

@@ -13,15 +13,15 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import Boundaries, LabelModel
 
-MEASURED = 1e-6  # how exactly hyperplanes are known before the fit, relative
-NEAR = 1e-3  # points no further off than this take part in the last steps
+PRIOR_HYPERPLANE_ERROR = 1e-6  # how exactly hyperplanes are known before the fit, relative
+LAST_STEP_DISTANCE = 1e-3  # points no further off than this take part in the last steps
 # Singular values less than this share of the largest belong to what labels leave open: lengths of rows and a scale.
-FREE = 1e-10
+OPEN_SINGULAR_SHARE = 1e-10
 # Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left out
 # of a step.
-KEPT = 30.0
+KEPT_RMS_FACTOR = 30.0
 # Steps in which very many numbers are fitted, conjugate gradients in each, and what they may leave of it.
-STEPS_OF_MANY, GRADIENTS, TOLD = 4, 150, 1e-5
+STEPS_OF_MANY, CONJUGATE_GRADIENTS, CONJUGATE_TOLERANCE = 4, 150, 1e-5
 M = TypeVar("M", bound=Boundaries)
 
 
@@ -63,7 +63,7 @@ def polish(model: M, at: Crossings, *, steps: int = 20, floor: float = 1e-16) ->
         if best.rms <= floor or waited > 2 or damping > 1e8:
             break
         residual, jacobian = best.model.linearised(at)
-        inside = np.abs(residual) <= max(KEPT * best.rms, 1e-15)
+        inside = np.abs(residual) <= max(KEPT_RMS_FACTOR * best.rms, 1e-15)
         trial = best.model.moved(_step(jacobian[inside], residual[inside], damping))
         rms, outside = _judged(trial, at)
         if rms < best.rms:
@@ -79,12 +79,12 @@ def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
     """Steps without damping on all points near by: what only one of them tells must not count as that point's fault."""
     for _ in range(3):
         residual, jacobian = best.model.linearised(at)
-        near = np.abs(residual) < NEAR
+        near = np.abs(residual) < LAST_STEP_DISTANCE
         scale = np.linalg.norm(jacobian[near], axis=0)
         if near.sum() < len(scale) or not best.rms < 1e-9:
             return best
         scale[scale <= 1e-10 * scale.max()] = np.inf
-        step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=FREE)[0] / scale
+        step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=OPEN_SINGULAR_SHARE)[0] / scale
         trial = Polished(best.model.moved(step), best.rms, best.outside)
         before, after = np.linalg.norm(residual[near]), np.linalg.norm(trial.model.distances(at)[near])
         if not after <= before:
@@ -103,7 +103,7 @@ def polish_many(model: LabelModel, at: Crossings, rng: np.random.Generator) -> t
     """
     best = Polished(model, *_judged(model, at))
     for _ in range(STEPS_OF_MANY):
-        near = at[np.flatnonzero(np.abs(best.model.distances(at)) <= KEPT * best.rms)]
+        near = at[np.flatnonzero(np.abs(best.model.distances(at)) <= KEPT_RMS_FACTOR * best.rms)]
         trial = best.model.moved(_step_of_many(best.model, near, best.model.distances(near)))
         before, (rms, outside) = best.rms, _judged(trial, at)
         if rms < before:
@@ -111,7 +111,7 @@ def polish_many(model: LabelModel, at: Crossings, rng: np.random.Generator) -> t
         # Errors are squared from one step to the next: after one that gains less than half there is only noise.
         if not rms < 0.5 * before:
             break
-    near = at[np.flatnonzero(np.abs(best.model.distances(at)) <= KEPT * best.rms)]
+    near = at[np.flatnonzero(np.abs(best.model.distances(at)) <= KEPT_RMS_FACTOR * best.rms)]
     if not len(near):
         return best, np.inf
     noise = best.rms / np.sqrt(max(1 - model.parameters / len(near), 1 / len(near)))
@@ -151,7 +151,9 @@ def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarr
         return np.concatenate([inner.ravel(), outer.ravel()], dtype=np.float64)
 
     system = LinearOperator((len(at), first + classes * width), matvec=forth, rmatvec=back, dtype=np.float64)
-    found = lsmr(system, -off / count, atol=TOLD, btol=TOLD, maxiter=GRADIENTS)[0]
+    found = lsmr(system, -off / count, atol=CONJUGATE_TOLERANCE, btol=CONJUGATE_TOLERANCE, maxiter=CONJUGATE_GRADIENTS)[
+        0
+    ]
     inner = whitened.T @ found[:first].reshape(neurons, len(share)) / share
     outer = np.einsum("cji,cj->ci", own, found[first:].reshape(classes, width))
     return np.concatenate([inner.ravel(), outer.ravel()])
@@ -173,7 +175,7 @@ def _judged(model: Boundaries, at: Crossings) -> tuple[float, float]:
         return np.inf, 1.0
     bulk = off[: max(1, int(0.98 * len(off)))]
     rms = float(np.sqrt(np.mean(bulk**2)))
-    return rms, float((off > max(KEPT * rms, 1e-15)).mean())
+    return rms, float((off > max(KEPT_RMS_FACTOR * rms, 1e-15)).mean())
 
 
 @np.errstate(over="ignore")
@@ -204,7 +206,7 @@ def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, 
         free[k * (d + 1) + (int(c) + 1) * width + int(i)] = False
     # Hyperplanes were measured before the fit.
     known = np.zeros((k * (d + 1), len(units)))
-    known[np.diag_indices(k * (d + 1))] = rms / MEASURED
+    known[np.diag_indices(k * (d + 1))] = rms / PRIOR_HYPERPLANE_ERROR
     scaled = np.concatenate([jacobian * units, known])[:, free]
     if len(scaled) < scaled.shape[1]:
         return np.inf

@@ -10,7 +10,7 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross
 from unveil.outcome import UnsteadyAnswers
 
-POOL = 64  # points asked for their labels at a time
+POINTS_PER_DRAW = 64  # points asked for their labels at a time
 # Sizes of random points, in units of a typical input, tried until two labels have been seen.
 SIZES = (1.5, 4.0, 16.0, 64.0, 256.0, 0.25)
 FIRST_LOOK = 64  # random points of each size
@@ -53,7 +53,7 @@ class Pool:
             y[outside] *= 0.9
         return np.asarray(y)
 
-    def draw(self, count: int = POOL) -> None:
+    def draw(self, count: int = POINTS_PER_DRAW) -> None:
         """Ask for more. Queries: `count`."""
         self.put(self.sample(count, self.rng))
 

@@ -11,13 +11,14 @@ from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.model import LabelModel, flat
 from unveil.identification.from_labels.pool import Pool
 
-CHAINS, STEPS = 192, 12  # random walks inside a class's region, and their steps: they cost nothing
+CHAINS, WALK_AND_NEWTON_STEPS = 192, 12  # random walks inside a class's region, and their steps: they cost nothing
 TOWARDS = 0.5  # share of the steps that go towards a neuron's active side
-SHORTEST, LONGEST, LENGTHS = 1e-4, 300.0, 40  # lengths at which a walk looks for the end of the region
-SEEN = 3e-3  # what points tell of a number less than this share of a usual one's is not told
-NOTHING = 1e-7  # the same where it is not told at all
+# Lengths at which a walk looks for the end of the region.
+SHORTEST_WALK_LENGTH, LONGEST_WALK_LENGTH, LENGTHS = 1e-4, 300.0, 40
+TOLD_NUMBER_SHARE = 3e-3  # what points tell of a number less than this share of a usual one's is not told
+UNTOLD_NUMBER_SHARE = 1e-7  # the same where it is not told at all
 RAYS = 48  # rays asked at a time, at most
-MORE = 2  # so many times more rays are asked than would tell what is open, where a model is wrong
+FURTHER_RAY_SETS = 2  # so many times more rays are asked than would tell what is open, where a model is wrong
 CONCERNED = 0.05  # share of an open direction that makes a class one of those it is about
 BEHIND = (1.02, 1.5, 4.0, 16.0)  # so many times as far as foretold another label is looked for
 
@@ -54,21 +55,21 @@ def open_crossings(
     told = model.linearised(at)[1] * model.units()
     values, right = np.linalg.svd(np.concatenate([told, np.zeros((told.shape[1],) * 2)]), full_matrices=False)[1:]
     # Among them are lengths and signs that no point anywhere tells.
-    open_ = right[values < NOTHING * values[0]].T
+    open_ = right[values < UNTOLD_NUMBER_SHARE * values[0]].T
     rays = [_rays(model, pool, at, int(label), rng) for label in model.classes]
     foretold = Crossings.joined([each[1] for each in rays])
     offered = model.linearised(foretold)[1] * model.units() @ open_
     chosen = _telling(told @ open_, offered)
-    for _ in range(MORE):
+    for _ in range(FURTHER_RAY_SETS):
         # Where the model is wrong, some regions end elsewhere or not at all.
         rest = np.setdiff1d(np.arange(len(offered)), chosen)
         chosen = np.append(chosen, rest[_telling(told @ open_, offered[rest])])
     found = _ended(pool, np.concatenate([each[0] for each in rays])[chosen], foretold[chosen], cell)
-    for _ in range(STEPS if len(found) else 0):
+    for _ in range(WALK_AND_NEWTON_STEPS if len(found) else 0):
         # A fit of all numbers would leave these points out: they lie far off the model's boundaries.
         gap, gradient = model.gaps(found)
         by = model.linearised(found)[1] * np.linalg.norm(gradient, axis=1)[:, None] * model.units() @ open_
-        model = model.moved(model.units() * (open_ @ np.linalg.lstsq(by, -gap, rcond=NOTHING)[0]))
+        model = model.moved(model.units() * (open_ @ np.linalg.lstsq(by, -gap, rcond=UNTOLD_NUMBER_SHARE)[0]))
     return found, model
 
 
@@ -105,7 +106,7 @@ def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple
 def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, ...]) -> int:
     """How many numbers of the last layer boundary points leave open altogether. `model`, `at`, `pair`: as in
     `rare_crossings`."""
-    return int(_open(_numbers(model, at, pair), NOTHING).shape[1])
+    return int(_open(_numbers(model, at, pair), UNTOLD_NUMBER_SHARE).shape[1])
 
 
 def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, ...], error: float) -> float:
@@ -117,7 +118,7 @@ def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, ...], erro
     return float(error / values.min()) if values.min() > 0 else np.inf
 
 
-def _open(told: Float[np.ndarray, "N p"], least: float = SEEN) -> Float[np.ndarray, "p q"]:
+def _open(told: Float[np.ndarray, "N p"], least: float = TOLD_NUMBER_SHARE) -> Float[np.ndarray, "p q"]:
     """Directions among the numbers that points tell nothing of, or next to nothing."""
     count = told.shape[1]
     if not count:
@@ -155,7 +156,7 @@ def _rays(
     y = y[model.labels(y) == label]
     starts, ways, lengths = [y[:0]], [y[:0]], [np.empty(0)]
     unit = model.inner / np.maximum(np.linalg.norm(model.inner, axis=1), 1e-300)[:, None]
-    for _ in range(STEPS if len(y) else 0):
+    for _ in range(WALK_AND_NEWTON_STEPS if len(y) else 0):
         along = rng.standard_normal(y.shape) / np.sqrt(y.shape[1])
         if len(unit):
             toward = rng.random(len(y)) < TOWARDS
@@ -166,7 +167,7 @@ def _rays(
         starts.append(y[ends])
         ways.append(along[ends])
         lengths.append(length[ends])
-        y = y + (rng.random(len(y)) * np.where(np.isfinite(length), length, SHORTEST))[:, None] * along
+        y = y + (rng.random(len(y)) * np.where(np.isfinite(length), length, SHORTEST_WALK_LENGTH))[:, None] * along
     start, along, length = np.concatenate(starts), np.concatenate(ways), np.concatenate(lengths)
     end = start + length[:, None] * along
     logits = model.logits(end)
@@ -184,8 +185,8 @@ def _stay(
 ) -> Float[np.ndarray, " N"]:
     """How far along each ray the model has the class; infinite where it does not end."""
     low, high = np.zeros(len(y)), np.full(len(y), np.inf)
-    most = np.minimum(0.9 * pool.chart.room(y, along), LONGEST)
-    for s in np.geomspace(SHORTEST, LONGEST, LENGTHS):
+    most = np.minimum(0.9 * pool.chart.room(y, along), LONGEST_WALK_LENGTH)
+    for s in np.geomspace(SHORTEST_WALK_LENGTH, LONGEST_WALK_LENGTH, LENGTHS):
         going = np.flatnonzero(np.isinf(high) & (s <= most))
         inside = model.labels(y[going] + s * along[going]) == label
         low[going[inside]], high[going[~inside]] = s, s
@@ -201,7 +202,7 @@ def _telling(
     known: Float[np.ndarray, "N q"], offered: Float[np.ndarray, "M q"], most: int = RAYS
 ) -> Int[np.ndarray, " r"]:
     """Which offered rows tell most beyond the known ones, one after the other, as long as they tell something."""
-    inverse = np.linalg.inv(known.T @ known + SEEN**2 * np.eye(known.shape[1]))
+    inverse = np.linalg.inv(known.T @ known + TOLD_NUMBER_SHARE**2 * np.eye(known.shape[1]))
     chosen: list[int] = []
     for _ in range(min(most, len(offered))):
         ahead = offered @ inverse

@@ -30,18 +30,18 @@ from unveil.identification.from_labels.straight import (
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 # Random faces measured at a time; faces behind known hyperplanes after each round of walks; and such rounds.
-AT_ONCE, HOPS, DEPTH = 2, 3, 4
-ROUNDS = 60  # rounds of new faces, at most
+FACES_AT_ONCE, HOPS, WALK_ROUNDS = 2, 3, 4
+NEW_FACE_ROUNDS = 60  # rounds of new faces, at most
 # Share of the hyperplanes that must be bent before a network counts as deeper: some of one layer are met by chance.
 BENDING = 0.15
 BARREN = 48  # boundary points without a flat piece, before there is taken to be none
 # Walks from a face at a time; so many times as many, where normals are coarse; and on the last faces behind edges.
-WALKS, COARSE, LAST = 8, 2, 2
+WALKS, COARSE_WALKS_FACTOR, WALKS_ON_LAST_FACES = 8, 2, 2
 DOUBTED = 3  # walks that pass a hyperplane before it is taken back, where normals are coarse
 # Error of a hyperplane from which on it is measured once more before the last layer: where normals are coarse, and
 # where they are fine.
-LOOSE, VAGUE = 5e-4, 1e-4
-AGAIN = 1.5  # so many times as many faces must end at it before it is tried once more
+COARSE_REMEASURED_ERROR, VAGUE = 5e-4, 1e-4
+RETRY_ENDS_FACTOR = 1.5  # so many times as many faces must end at it before it is tried once more
 OWN = 1e-4  # edges nearer than this to a known hyperplane are its own
 
 
@@ -66,7 +66,7 @@ class HyperplaneSearch:
         self.supposed, self.behind_first = 0, False
         self.stale = self.lost = 0
         # Where normals are coarse a face costs as much as many walks.
-        self.each = WALKS if precision.normal < ROUGH else COARSE * WALKS
+        self.each = WALKS if precision.normal < ROUGH else COARSE_WALKS_FACTOR * WALKS
 
     def begin_with(self, planes: Hyperplanes) -> None:
         """Take these hyperplanes, of which nothing was seen yet, for those met by now."""
@@ -77,25 +77,27 @@ class HyperplaneSearch:
         self.seen = np.zeros((len(planes), len(self.faces)), dtype=np.int8)
         self.looked = np.zeros((2, len(planes)), dtype=int)
 
-    def run(self, patience: int, rounds: int = ROUNDS) -> None:
+    def run(self, patience: int, rounds: int = NEW_FACE_ROUNDS) -> None:
         """Search until so many walks in a row ended at known hyperplanes, or until deeper layers show. Queries: `35 d`
         a face and an edge, 30 to 100 a walk."""
-        if rounds == ROUNDS and self.precision.normal < ROUGH and bent(self.ended, self.passed).any():
+        if rounds == NEW_FACE_ROUNDS and self.precision.normal < ROUGH and bent(self.ended, self.passed).any():
             # Walks begin at random: whether others are bent, too, faces all over tell with fewer labels.
             self.look(self.rng.spawn(1)[0])
         for _ in range(rounds):
-            if self.deeper and rounds == ROUNDS:
+            if self.deeper and rounds == NEW_FACE_ROUNDS:
                 return
             if self.precision.normal >= ROUGH:
                 self.retract()
             fresh, each = self._new_faces(), self.each
-            for _ in range(DEPTH):
+            for _ in range(WALK_ROUNDS):
                 if not len(fresh) or self.hopeless or self.barren:
                     break
                 # Faces behind edges are walked on in any case: they have cost their normals already.
                 known, behind = self._walk(np.repeat(fresh, each))
                 done = self.stale >= patience
-                fresh, each = (behind, LAST) if done else (np.concatenate([behind, self._hop(known)]), self.each)
+                fresh, each = (
+                    (behind, WALKS_ON_LAST_FACES) if done else (np.concatenate([behind, self._hop(known)]), self.each)
+                )
             if self.stale >= patience or self.hopeless or self.barren:
                 return
 
@@ -107,7 +109,7 @@ class HyperplaneSearch:
         end = self.chart.ledger.asked + labels
         while self.chart.ledger.asked < end:
             fresh = self._new_faces()
-            for _ in range(DEPTH):
+            for _ in range(WALK_ROUNDS):
                 if not len(fresh) or self.chart.ledger.asked >= end:
                     break
                 known, behind = self._walk(np.repeat(fresh, self.each))
@@ -177,12 +179,12 @@ class HyperplaneSearch:
         return np.stack([self.ended, self.passed]) + self.looked
 
     def _new_faces(self) -> Int[np.ndarray, " N"]:
-        self.pool.draw(AT_ONCE * 4)
-        found = self.pool.crossings(AT_ONCE, self.precision.cell, latest=AT_ONCE * 4)
+        self.pool.draw(FACES_AT_ONCE * 4)
+        found = self.pool.crossings(FACES_AT_ONCE, self.precision.cell, latest=FACES_AT_ONCE * 4)
         if self.behind_first:
             # Some neurons show at the boundary of a rare class only.
-            others = self.pool.crossings_of_all(AT_ONCE // 2, self.precision.cell)
-            found = Crossings.joined([found[slice(0, AT_ONCE // 2)], others])
+            others = self.pool.crossings_of_all(FACES_AT_ONCE // 2, self.precision.cell)
+            found = Crossings.joined([found[slice(0, FACES_AT_ONCE // 2)], others])
         inside = self.chart.margin(found.x) > 8 * self.precision.step
         faces, _ = faces_at(self.side, found[inside], self.precision, self.precision.step, self.rng)
         self.lost += len(found) - len(faces)
@@ -275,10 +277,12 @@ class HyperplaneSearch:
         """Measure vague hyperplanes, all or those, again; where normals are coarse by dual points from many faces.
         Queries: about 500 for each of them, or 3,000."""
         fine = self.precision.normal < ROUGH
-        loose = np.flatnonzero((self.planes.error > (VAGUE if fine else LOOSE)) & (among is None or among))
+        loose = np.flatnonzero(
+            (self.planes.error > (VAGUE if fine else COARSE_REMEASURED_ERROR)) & (among is None or among)
+        )
         for row in loose if fine else ():
             ends = int((self.seen[row] == ENDED).sum())
-            if among is not None and ends < AGAIN * self.tried[row]:
+            if among is not None and ends < RETRY_ENDS_FACTOR * self.tried[row]:
                 continue
             found = met_again(self.boundary, self.planes[np.array([row])], self.rng)
             self._unknown(found.z, found.error)

@@ -16,14 +16,15 @@ from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes
 
-CLEAR = 1e-3  # so far from every known hyperplane a bend lies at least, that the pattern around it is certain
+BEND_CLEARANCE = 1e-3  # so far from every known hyperplane a bend lies at least, that the pattern around it is certain
 INACTIVE = 1e-3  # share of a face's normal along an inactive neuron's weight vector; errors leave far less
-DEPENDENT = 1e-7  # what weight vectors of length one have outside the span of others, at most, if they lie in it
-AGREE = 1e-4  # how well bends of one neuron agree, as a share of its weights
-OWN = 3e-3  # a direction so near to a face's own normal is that face's, and says nothing about the neuron
-SURPLUS = 3  # equations beyond the unknown ones that the bends of a neuron must fulfil before it is believed
+# What weight vectors of length one have outside the span of others, at most, if they lie in it.
+DEPENDENT_REMAINDER = 1e-7
+BEND_DISAGREEMENT = 1e-4  # how well bends of one neuron agree, as a share of its weights
+OWN_NORMAL_SINE = 3e-3  # a direction so near to a face's own normal is that face's, and says nothing about the neuron
+SURPLUS_EQUATIONS = 3  # equations beyond the unknown ones that the bends of a neuron must fulfil before it is believed
 PARTNERS = 24  # bends that one is paired with, at most
-PLENTY = 6  # bends that agree: the neuron is found
+CONCLUSIVE_BENDS = 6  # bends that agree: the neuron is found
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,13 @@ def _left(
     left, turned = np.empty(len(faces)), np.empty(active.shape)
     for face, (normal, on) in enumerate(zip(faces.normal, active, strict=True)):
         across, values, span = np.linalg.svd(rows[on], full_matrices=False)
-        kept = values > DEPENDENT
+        kept = values > DEPENDENT_REMAINDER
         span = span[kept]
         off = normal - span.T @ (span @ normal)
         left[face] = length = np.linalg.norm(off)
         more = rows[~on] - rows[~on] @ span.T @ span
         size = np.linalg.norm(more, axis=1)
-        part = np.divide(more @ off, size, out=np.zeros(len(more)), where=size > DEPENDENT)
+        part = np.divide(more @ off, size, out=np.zeros(len(more)), where=size > DEPENDENT_REMAINDER)
         turned[face, ~on] = np.sqrt(np.maximum(length**2 - part**2, 0.0))
         if kept.sum() == on.sum():
             # Without one of independent rows, what its own part of the dual basis had of the normal is left, too.
@@ -111,7 +112,7 @@ def bends_behind(planes: Hyperplanes, edges: list[Edge]) -> Bends:
     for edge in edges:
         sums = planes.normals @ edge.z + planes.offsets
         on = sums > 0
-        if np.abs(sums).min() < CLEAR or not on.any():
+        if np.abs(sums).min() < BEND_CLEARANCE or not on.any():
             continue
         rows = planes.normals[on]
         far = edge.at(edge.angle)
@@ -177,7 +178,7 @@ def _of_bend(bends: Bends, left: Int[np.ndarray, " M"], one: int, order: np.ndar
         tried += 1
         if grown is not None and (best is None or len(grown.support) > len(best.support)):
             best = grown
-        if tried >= PARTNERS or (best is not None and len(best.support) >= PLENTY):
+        if tried >= PARTNERS or (best is not None and len(best.support) >= CONCLUSIVE_BENDS):
             break
     return best
 
@@ -187,17 +188,17 @@ def _direction(bends: Bends, i: int, j: int) -> tuple[np.ndarray, np.ndarray] | 
     both = bends.active[i] & bends.active[j]
     planes = [np.linalg.qr(np.stack([bends.near[k, both], bends.far[k, both]], axis=1)) for k in (i, j)]
     (one, upper), (two, lower) = planes
-    if min(abs(upper[1, 1]), abs(lower[1, 1])) < OWN * max(abs(upper[0, 0]), abs(lower[0, 0])):
+    if min(abs(upper[1, 1]), abs(lower[1, 1])) < OWN_NORMAL_SINE * max(abs(upper[0, 0]), abs(lower[0, 0])):
         return None
     left, values, right = np.linalg.svd(one.T @ two)
     # Principal angles: the first must be zero, the second must not, else the planes are one and tell nothing.
-    if np.sqrt(max(1 - values[0] ** 2, 0)) > AGREE * 10 or values[1] > 1 - OWN**2:
+    if np.sqrt(max(1 - values[0] ** 2, 0)) > BEND_DISAGREEMENT * 10 or values[1] > 1 - OWN_NORMAL_SINE**2:
         return None
     first, second = np.linalg.solve(upper, left[:, 0]), np.linalg.solve(lower, right[0])
     direction = one @ left[:, 0]
     for k in (i, j):
         for own in (bends.near[k, both], bends.far[k, both]):
-            if abs(direction @ own) > (1 - OWN**2) * np.linalg.norm(own):
+            if abs(direction @ own) > (1 - OWN_NORMAL_SINE**2) * np.linalg.norm(own):
                 return None
     weights = [
         coefficients[0] * bends.near[k] + coefficients[1] * bends.far[k]
@@ -205,7 +206,7 @@ def _direction(bends: Bends, i: int, j: int) -> tuple[np.ndarray, np.ndarray] | 
     ]
     bias = [-float(w @ bends.hidden[k]) for w, k in zip(weights, (i, j), strict=True)]
     size = max(np.abs(weights[0] * bends.hidden[i]).max(), np.abs(weights[1] * bends.hidden[j]).max(), abs(bias[0]))
-    return (weights[0], weights[1]) if abs(bias[0] - bias[1]) < 10 * AGREE * size else None
+    return (weights[0], weights[1]) if abs(bias[0] - bias[1]) < 10 * BEND_DISAGREEMENT * size else None
 
 
 def _equations(bends: Bends, rows: Int[np.ndarray, " s"]) -> tuple[np.ndarray, int]:
@@ -227,7 +228,11 @@ def _solved(bends: Bends, rows: Int[np.ndarray, " s"]) -> tuple[np.ndarray, floa
     matrix, count = _equations(bends, rows)
     seen = np.append(bends.active[rows].any(axis=0), True)
     values, right = np.linalg.svd(matrix[:, seen], full_matrices=False)[1:]
-    if count < seen.sum() - 1 or len(values) < seen.sum() or not values[-2] > 30 * max(values[-1], AGREE / 30):
+    if (
+        count < seen.sum() - 1
+        or len(values) < seen.sum()
+        or not values[-2] > 30 * max(values[-1], BEND_DISAGREEMENT / 30)
+    ):
         return None
     vector = np.full(len(seen), np.nan)
     vector[seen] = right[-1]
@@ -242,7 +247,7 @@ def _grown(bends: Bends, left: Int[np.ndarray, " M"], pair: tuple[int, int]) -> 
         return None
     for _ in range(6):
         off = np.array([_off(bends, int(i), solved[0]) for i in left])
-        more = left[off < 10 * AGREE]
+        more = left[off < 10 * BEND_DISAGREEMENT]
         more = np.union1d(more, support) if len(more) < len(support) else more
         if np.array_equal(np.sort(more), np.sort(support)):
             break
@@ -250,7 +255,7 @@ def _grown(bends: Bends, left: Int[np.ndarray, " M"], pair: tuple[int, int]) -> 
         if again is None:
             break
         support, solved = more, again
-    if solved[2][0] < SURPLUS or len(support) < 3:
+    if solved[2][0] < SURPLUS_EQUATIONS or len(support) < 3:
         return None
     return HiddenNeuron(solved[0][:-1], float(solved[0][-1]), support, solved[1])
 
@@ -263,12 +268,12 @@ def _off(bends: Bends, i: int, vector: Float[np.ndarray, " k1"]) -> float:
         return np.inf
     on = weight[known]
     span, upper = np.linalg.qr(np.stack([bends.near[i, known], bends.far[i, known]], axis=1))
-    if abs(upper[1, 1]) < OWN * abs(upper[0, 0]):
+    if abs(upper[1, 1]) < OWN_NORMAL_SINE * abs(upper[0, 0]):
         return np.inf
     off = float(np.linalg.norm(on - span @ (span.T @ on)) / np.linalg.norm(on))
     # Where the face's own normal is all that they share it may be another neuron's.
     for own in (bends.near[i, known], bends.far[i, known]):
-        if abs(on @ own) > (1 - OWN**2) * np.linalg.norm(own) * np.linalg.norm(on):
+        if abs(on @ own) > (1 - OWN_NORMAL_SINE**2) * np.linalg.norm(own) * np.linalg.norm(on):
             return np.inf
     if known.sum() == bends.active[i].sum():
         parts = weight[known] * bends.hidden[i, known]

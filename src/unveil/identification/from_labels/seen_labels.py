@@ -15,7 +15,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
 
-EXAMPLES = 8  # questions kept for each label, at most
+QUESTIONS_PER_LABEL = 8  # questions kept for each label, at most
 
 
 class SeenLabels(OracleWrapper):
@@ -33,7 +33,7 @@ class SeenLabels(OracleWrapper):
         self.counts.update(labels.tolist())
         for label, row in zip(*np.unique(labels, return_index=True), strict=True):
             some = self.examples.setdefault(int(label), [])
-            if len(some) < EXAMPLES:
+            if len(some) < QUESTIONS_PER_LABEL:
                 some.append(np.array(x[row]))
         return y
 

@@ -20,11 +20,11 @@ from unveil.identification.from_labels.transitions import AT_REST, WIDTH, transi
 
 # So far out, in sizes of a typical input: nearly all neurons rest there, and digits are left for the others.
 RADIUS = 1e4
-AT_ONCE = 32  # points on the sphere asked at a time; pairs of them with different labels are crossed
+SPHERE_POINTS_AT_ONCE = 32  # points on the sphere asked at a time; pairs of them with different labels are crossed
 # How finely a crossing is located, as a share of the radius, before it is looked at which neuron's it may be.
-ROUGH = 2.0**-14
+ROUGH_CROSSING_WIDTH = 2.0**-14
 CENTRAL = 0.2  # crossings nearer to the middle than this share of the radius are left out
-ALIKE = 1e-6  # normals nearer to each other than this are one neuron's
+SAME_NORMAL_DISTANCE = 1e-6  # normals nearer to each other than this are one neuron's
 
 
 class FarFaces:
@@ -45,14 +45,14 @@ class FarFaces:
         quiet = 0
         self.bent = 0
         while self.stale < patience and self.bent < most + len(self.normals) and quiet < 64:
-            y = self.rng.standard_normal((AT_ONCE, self.chart.n))
+            y = self.rng.standard_normal((SPHERE_POINTS_AT_ONCE, self.chart.n))
             y *= RADIUS / np.linalg.norm(y, axis=1, keepdims=True)
             label = self.side.labels(y)
-            start, end = np.arange(0, AT_ONCE, 2), np.arange(1, AT_ONCE, 2)
+            start, end = np.arange(0, SPHERE_POINTS_AT_ONCE, 2), np.arange(1, SPHERE_POINTS_AT_ONCE, 2)
             differ = label[start] != label[end]
             quiet = 0 if differ.any() else quiet + 1
             start, end = start[differ], end[differ]
-            found = cross(self.side, y[start], y[end], label[start], label[end], ROUGH * RADIUS)
+            found = cross(self.side, y[start], y[end], label[start], label[end], ROUGH_CROSSING_WIDTH * RADIUS)
             self._sort_out(found[np.flatnonzero(np.linalg.norm(found.x, axis=1) > CENTRAL * RADIUS)])
 
     def _sort_out(self, found: Crossings) -> None:
@@ -71,7 +71,7 @@ class FarFaces:
             return np.full(len(y), -1)
         off = np.abs(y @ self.normals.T) / np.linalg.norm(y, axis=1)[:, None]
         best = off.argmin(axis=1)
-        return np.where(off[np.arange(len(y)), best] < 30 * ROUGH, best, -1)
+        return np.where(off[np.arange(len(y)), best] < 30 * ROUGH_CROSSING_WIDTH, best, -1)
 
     def _measure(self, crossing: Crossings) -> None:
         sharp = sharpen(self.side, crossing, self.precision.cell)
@@ -81,7 +81,7 @@ class FarFaces:
             return
         normal = faces.normal[0]
         near = np.minimum(np.linalg.norm(self.normals - normal, axis=1), np.linalg.norm(self.normals + normal, axis=1))
-        if (near < ALIKE).any():
+        if (near < SAME_NORMAL_DISTANCE).any():
             self.stale += 1
             return
         self.add(normal)
@@ -92,25 +92,25 @@ class FarFaces:
         self.stale = 0
 
 
-LOOKED_AT = 3  # boundary points looked at first for whether the boundary is flat there
-MORE = 6  # further ones where these do not agree with a network of flat pieces
-PARTNERS = 12  # other neurons tried with each one whose scale is not known
+FLATNESS_POINTS = 3  # boundary points looked at first for whether the boundary is flat there
+FURTHER_FLATNESS_POINTS = 6  # further ones where these do not agree with a network of flat pieces
+PARTNERS_PER_NEURON = 12  # other neurons tried with each one whose scale is not known
 CURVE = 400  # labels that tell a look at corners from a curve
 STRANGE = 5  # curves in a row that are none of two sigmoidal neurons, before any that is: then no more are asked
-HIDDEN = 4  # neurons that only shift the faces of others, looked for at a time
+SHIFTING_NEURONS = 4  # neurons that only shift the faces of others, looked for at a time
 # Crossings far out that are no single neuron's, besides those of known ones, after which no more are looked for.
-BENT = 16
+FOREIGN_CROSSINGS = 16
 
 
 def is_curved(pool: Pool, precision: Precision, rng: np.random.Generator) -> bool:
     """Whether the boundary is curved at most of a few points: no piecewise-linear network's is. Queries: about 100 a
     point, 160 where it is not flat; 3 points for flat boundaries and 9 for others."""
     curved: list[bool] = []
-    for count in (LOOKED_AT, MORE):
+    for count in (FLATNESS_POINTS, FURTHER_FLATNESS_POINTS):
         curved += _curved_at(pool, precision, count, rng).tolist()
         if curved and sum(curved) < len(curved) / 2:
             return False
-    return len(curved) > LOOKED_AT
+    return len(curved) > FLATNESS_POINTS
 
 
 def _curved_at(pool: Pool, precision: Precision, count: int, rng: np.random.Generator) -> Bool[np.ndarray, " N"]:
@@ -163,11 +163,11 @@ class SigmoidalSearch:
         """Look for neurons until so many crossings far out are those of known ones, then for scales and biases.
         Queries: `45 d` for each neuron's direction, about 1,000 for its scale, 20 for each crossing."""
         self.far.stale = self.stale
-        self.far.run(patience, BENT)
+        self.far.run(patience, FOREIGN_CROSSINGS)
         self.stages.end("directions far out")
         if self.again:
             # No face far out is left to find: what is missing turns up only in the faces of others.
-            for _ in range(HIDDEN):
+            for _ in range(SHIFTING_NEURONS):
                 normal = shifted_normal(self.side, self.chart, self.far.normals, self.rng)
                 if normal is None:
                     break
@@ -179,7 +179,7 @@ class SigmoidalSearch:
         self.error = np.concatenate([self.error, np.full(new, np.inf)])
         self.scale, self.bias = (np.concatenate([each, np.zeros(new)]) for each in (self.scale, self.bias))
         for i in range(k):
-            for j in self.rng.permutation(np.delete(np.arange(k), i))[:PARTNERS]:
+            for j in self.rng.permutation(np.delete(np.arange(k), i))[:PARTNERS_PER_NEURON]:
                 if np.isfinite(self.error[i]) or self.strange >= STRANGE:
                     break
                 self._pair(i, int(j))
@@ -214,12 +214,13 @@ class SigmoidalSearch:
                 self.error[at] = found.error[which]
 
 
-PLACES = 48  # places on faces of each neuron that are looked at
-RAYS = 24  # other places on the same face, as far as known neurons keep their side, that are compared with each
-LONG = 3.0  # how far these are at most, as a share of the radius
+PLACES_ON_FACES = 48  # places on faces of each neuron that are looked at
+# Other places on the same face, as far as known neurons keep their side, that are compared with each.
+RAYS_PER_PLACE = 24
+LONGEST_RAY = 3.0  # how far these are at most, as a share of the radius
 SHIFT = 1e-3  # by how much a face must be shifted, in sizes of a typical input
-STRAIGHT = 1e-6  # how flat points of equal shift must lie, relative to how far they are apart
-ASIDE = 0.05  # how far apart these points are, as a share of the radius
+SHIFT_PLANE_FLATNESS = 1e-6  # how flat points of equal shift must lie, relative to how far they are apart
+SHIFT_PLANE_SPREAD = 0.05  # how far apart these points are, as a share of the radius
 
 
 def shifted_normal(
@@ -228,8 +229,8 @@ def shifted_normal(
     """The unit normal of a neuron that is not known, from shifts of the faces of two that are; None if none is met.
 
     On the face of a known neuron, points of equal shift lie on one plane parallel to the unknown hyperplane. That
-    leaves one angle open, which the face of another known neuron settles. Queries: about `40 + 3 RAYS` a place, and
-    `45 d` for each plane.
+    leaves one angle open, which the face of another known neuron settles. Queries: about `40 + 3 RAYS_PER_PLACE` a
+    place, and `45 d` for each plane.
     """
     planes: list[np.ndarray] = []
     for j in rng.permutation(len(normals)):
@@ -238,11 +239,11 @@ def shifted_normal(
             continue
         for other in planes:
             left, cosines, _ = np.linalg.svd(other @ found.T)
-            if cosines[0] < 1 - STRAIGHT**2:
+            if cosines[0] < 1 - SHIFT_PLANE_FLATNESS**2:
                 continue
             normal = left[:, 0] @ other
             near = np.minimum(np.linalg.norm(normals - normal, axis=1), np.linalg.norm(normals + normal, axis=1))
-            if near.min() > ALIKE:
+            if near.min() > SAME_NORMAL_DISTANCE:
                 return np.asarray(normal / np.linalg.norm(normal))
         planes.append(found)
     return None
@@ -260,7 +261,7 @@ class _Face:
 
     def plane(self) -> Float[np.ndarray, "2 d"] | None:
         """Two orthonormal vectors that span the neuron's normal and one that shifts its face."""
-        for _ in range(PLACES):
+        for _ in range(PLACES_ON_FACES):
             v = self._tangent(1)
             v /= np.linalg.norm(v)
             if np.abs(v @ self.others.T).min(initial=1.0) < AT_REST:
@@ -305,13 +306,13 @@ class _Face:
 
     def _rays(self, v: np.ndarray) -> Float[np.ndarray, "N d"]:
         """Other directions along the face in which every known neuron rests on the same side."""
-        way = self._tangent(RAYS)
+        way = self._tangent(RAYS_PER_PLACE)
         way /= np.linalg.norm(way, axis=1, keepdims=True)
         now, change = v @ self.others.T, way @ self.others.T
         sign = np.sign(now)
         with np.errstate(divide="ignore", invalid="ignore"):
             far = np.where(sign * change < 0, (np.abs(now) - AT_REST) / np.abs(change), np.inf)
-        return np.asarray(v + np.minimum(far.min(axis=1, initial=LONG), LONG)[:, None] * way)
+        return np.asarray(v + np.minimum(far.min(axis=1, initial=LONGEST_RAY), LONGEST_RAY)[:, None] * way)
 
     def _across(self, v: np.ndarray, ray: np.ndarray, p: float, ends: np.ndarray) -> Float[np.ndarray, "2 d"] | None:
         """The plane of points at which the face is half shifted, between two directions."""
@@ -322,7 +323,7 @@ class _Face:
         if other is None or abs(other - p) < SHIFT:
             return None
         count = self.chart.n + 1
-        aside = ASIDE * self._tangent(2 * count) / np.sqrt(self.chart.n)
+        aside = SHIFT_PLANE_SPREAD * self._tangent(2 * count) / np.sqrt(self.chart.n)
         start, end = v + aside, ray + aside
         sides = np.sign(v @ self.others.T)
         rest = (np.minimum(start @ self.others.T * sides, end @ self.others.T * sides) > AT_REST / 2).all(axis=1)
@@ -340,7 +341,7 @@ class _Face:
         z -= np.outer(z @ self.own, self.own)
         _, values, right = np.linalg.svd(z, full_matrices=False)
         # The last of d is the face's normal, the one before it that of the plane.
-        if not values[-2] < STRAIGHT * values[-3]:
+        if not values[-2] < SHIFT_PLANE_FLATNESS * values[-3]:
             return None
         last = np.stack([right[-2], right[-1]])
         along = last - np.outer(last @ self.own, self.own)

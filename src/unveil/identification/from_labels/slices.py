@@ -32,18 +32,19 @@ from unveil.identification.from_labels.straight import ALLOWED, ENOUGH, Boundary
 from unveil.identification.from_labels.walks import Walks, walk
 from unveil.outcome import BudgetExceeded
 
-LOOKS, ASIDE = 24, 100  # boundary points at which the noise is measured, and how far aside, in digits of an input
-NOISY = 1.5  # so many standard deviations of the boundary's noise count as its last digit
+# Boundary points at which the noise is measured, and how far aside, in digits of an input.
+NOISE_POINTS, NOISE_ASIDE_DIGITS = 24, 100
+DIGIT_DEVIATIONS = 1.5  # so many standard deviations of the boundary's noise count as its last digit
 # The move by which a normal is measured, in such digits: long enough to tell it, and shorter than most flat pieces.
-MOVES = 4000
-SHORTEST, LONGEST = 1e-4, 3e-3  # the least and the largest, in sizes of a typical input
+NORMAL_MOVE_DIGITS = 4000
+SHORTEST_NORMAL_MOVE, LONGEST_NORMAL_MOVE = 1e-4, 3e-3  # the least and the largest, in sizes of a typical input
 # So far before and behind a hyperplane that is looked at, as a share of the way to it: weak bends must show, too.
-BESIDE = 0.2
-BEHIND = 2.0  # so many moves behind a bend the boundary is asked
+HYPERPLANE_ASIDE_SHARE = 0.2
+BEHIND_BEND_MOVES = 2.0  # so many moves behind a bend the boundary is asked
 FACES = 64  # faces measured at a time
 # Walks from each of them, from each face behind a bend, and how often it goes on from there.
-FIRST, LATER, HOPS = 4, 2, 4
-VAGUE = 3e-3  # bends known less exactly than this tell too little
+WALKS_PER_FIRST_FACE, WALKS_PER_LATER_FACE, WALK_HOPS = 4, 2, 4
+VAGUE_BEND_ERROR = 3e-3  # bends known less exactly than this tell too little
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,18 @@ class Sightings(Rows):
 
 def noise_of(pool: Pool, rng: np.random.Generator) -> float:
     """Standard deviation of where the boundary is found, along its normals; the last digit of an input at least.
-    Queries: about `35 d + 90` for each of `LOOKS` points."""
+    Queries: about `35 d + 90` for each of `NOISE_POINTS` points."""
     chart, side = pool.chart, pool.side
-    at = pool.crossings(LOOKS, 4 * chart.digits)
-    faces, _ = faces_at(side, at, precision_of(_scatter(side, at, chart.digits, rng)), SHORTEST, rng)
+    at = pool.crossings(NOISE_POINTS, 4 * chart.digits)
+    faces, _ = faces_at(side, at, precision_of(_scatter(side, at, chart.digits, rng)), SHORTEST_NORMAL_MOVE, rng)
     upright = Crossings(faces.x, faces.before, faces.after, faces.normal, np.zeros(len(faces)))
     return _scatter(side, upright, chart.digits, rng)
 
 
 def _scatter(side: Side, at: Crossings, digits: float, rng: np.random.Generator) -> float:
     """The same along the directions in which points were crossed, from three of them in a row: how far off a line."""
-    aside = ASIDE * digits * tangents(at.along, rng)
-    half, cell = np.full(len(at), 8 * ASIDE * digits), np.full(len(at), digits / 4)
+    aside = NOISE_ASIDE_DIGITS * digits * tangents(at.along, rng)
+    half, cell = np.full(len(at), 8 * NOISE_ASIDE_DIGITS * digits), np.full(len(at), digits / 4)
     found = np.full((3, len(at)), np.nan)
     for row, times in enumerate((-1, 0, 1)):
         place = at.x + times * aside
@@ -90,8 +91,13 @@ def _scatter(side: Side, at: Crossings, digits: float, rng: np.random.Generator)
 
 def precision_of(noise: float) -> Precision:
     """Moves and cells for a boundary that is found to this standard deviation."""
-    digits = NOISY * noise
-    return Precision(digits, float(np.clip(MOVES * digits, SHORTEST, LONGEST)), 2 * digits, BESIDE)
+    digits = DIGIT_DEVIATIONS * noise
+    return Precision(
+        digits,
+        float(np.clip(NORMAL_MOVE_DIGITS * digits, SHORTEST_NORMAL_MOVE, LONGEST_NORMAL_MOVE)),
+        2 * digits,
+        HYPERPLANE_ASIDE_SHARE,
+    )
 
 
 def sightings(
@@ -106,8 +112,8 @@ def sightings(
     pool.draw()
     faces, _ = faces_at(side, pool.crossings(FACES, precision.cell), precision, precision.step, rng)
     yield Sightings.none(chart.n), faces
-    for hop in range(HOPS):
-        from_ = np.repeat(np.arange(len(faces)), FIRST if hop == 0 else LATER)
+    for hop in range(WALK_HOPS):
+        from_ = np.repeat(np.arange(len(faces)), WALKS_PER_FIRST_FACE if hop == 0 else WALKS_PER_LATER_FACE)
         if not len(from_):
             break
         along = tangents(faces.normal[from_], rng)
@@ -121,7 +127,7 @@ def _behind(
 ) -> tuple[Sightings, Faces]:
     """The bends at which walks ended, and the faces behind: where the line of a walk meets the next face."""
     on, along = faces[walks.face], walks.along
-    gap = np.full(len(walks), BEHIND * precision.step)
+    gap = np.full(len(walks), BEHIND_BEND_MOVES * precision.step)
     place = on.x + (walks.high + gap)[:, None] * along
     met, rows = cross_near(
         side, place, on.normal, on.before, on.after, gap, np.full(len(walks), precision.cell), grow=1
@@ -142,7 +148,7 @@ def _bends(on: Faces, made: Faces, walks: Walks, precision: Precision) -> tuple[
         across = made.normal - cosine[:, None] * on.normal
         length = np.linalg.norm(across, axis=1)
         rough = np.maximum(on.error, made.error) / length
-        good = (s > walks.low - slack) & (s < walks.high + slack) & (error < VAGUE) & (rough < 1)
+        good = (s > walks.low - slack) & (s < walks.high + slack) & (error < VAGUE_BEND_ERROR) & (rough < 1)
     rows = np.flatnonzero(good)
     seen = Sightings(
         z[rows],
@@ -156,20 +162,21 @@ def _bends(on: Faces, made: Faces, walks: Walks, precision: Precision) -> tuple[
 
 
 DIRECTIONS = 8  # of the slice
-WITHIN = 3.0  # errors within which two bends agree
+AGREEING_BEND_ERRORS = 3.0  # errors within which two bends agree
 LOOSEST = 0.2  # bends tell nothing together where their errors allow more than this
-LEAST = 4  # bends that must agree on a hyperplane
+LEAST_AGREEING_BENDS = 4  # bends that must agree on a hyperplane
 # Error of a hyperplane with which it is told from others, and measured more exactly from many places at the end.
-ROUGHLY = 5e-3
-FAR = 0.5  # median distance of the bends on one, in sizes of a typical input, from which on it counts as straight
-STEPS = 4  # fits of a hyperplane to the bends on it
+ROUGH_HYPERPLANE_ERROR = 5e-3
+# Median distance of the bends on one, in sizes of a typical input, from which on it counts as straight.
+STRAIGHT_BEND_DISTANCE = 0.5
+HYPERPLANE_FITS = 4  # fits of a hyperplane to the bends on it
 # Share of the labels left that are spent on bends; with the others hyperplanes are measured again and looked at.
 GATHERING = 0.9
 # A hyperplane goes on beyond another that has so many of its bends on either side, and must beyond this share.
-BOTH, BEYOND = 2, 0.25
-MORE = 1.2  # so many times as many bends, and hyperplanes are looked for among them again
-QUIET = 2  # looks in a row that show no further hyperplane, after which there is taken to be none
-NOTHING = 800  # so many bends without a hyperplane, and there is none
+BENDS_PER_SIDE, SHARE_GONE_BEYOND = 2, 0.25
+BENDS_GROWTH = 1.2  # so many times as many bends, and hyperplanes are looked for among them again
+BARREN_LOOKS = 2  # looks in a row that show no further hyperplane, after which there is taken to be none
+BENDS_BEFORE_BARREN = 800  # so many bends without a hyperplane, and there is none
 
 
 class SliceSearch:
@@ -190,13 +197,13 @@ class SliceSearch:
     @property
     def done(self) -> bool:
         """Whether further bends are likely to show nothing further."""
-        return self.ended or self.quiet >= QUIET or (self.judged >= NOTHING and not len(self.planes))
+        return self.ended or self.quiet >= BARREN_LOOKS or (self.judged >= BENDS_BEFORE_BARREN and not len(self.planes))
 
     def run(self) -> None:
         """Gather more bends, and look which hyperplanes they agree on. Queries: about 2,000 for each bend, and 15 to 30
         bends for each neuron, as long as the budget leaves what measures hyperplanes again."""
         try:
-            while len(self.seen) < MORE * self.judged or not len(self.seen):
+            while len(self.seen) < BENDS_GROWTH * self.judged or not len(self.seen):
                 for more, faces in sightings(self.side, self.chart, self.pool, self.precision, self.rng):
                     self.seen = Sightings.joined([self.seen, more])
                     self.faces = Faces.joined([self.faces, faces])
@@ -205,7 +212,7 @@ class SliceSearch:
         self.judged, known = len(self.seen), len(self.planes)
         self.planes, self.support = hyperplanes_of(self.seen)
         self.settled = 0 < len(self.planes) <= known
-        self.quiet = self.quiet + 1 if len(self.planes) <= known and self.judged >= NOTHING else 0
+        self.quiet = self.quiet + 1 if len(self.planes) <= known and self.judged >= BENDS_BEFORE_BARREN else 0
 
     def network(self, completed: Callable[[SliceSearch], Completed | None]) -> Completed | None:
         """The network along these directions; None where further bends would not lead to one. `completed`: reads
@@ -277,8 +284,8 @@ def bends_at_none(
     beyond = np.zeros(len(planes), dtype=int)
     for i, rows in enumerate(support):
         side = seen.z[rows] @ told.normals.T + told.offsets > 0
-        beyond[i] = int((np.minimum(side.sum(axis=0), (~side).sum(axis=0)) >= BOTH).sum())
-    return beyond >= max(1.0, BEYOND * (len(told) - 1))
+        beyond[i] = int((np.minimum(side.sum(axis=0), (~side).sum(axis=0)) >= BENDS_PER_SIDE).sum())
+    return beyond >= max(1.0, SHARE_GONE_BEYOND * (len(told) - 1))
 
 
 def _pairs(seen: Sightings) -> list[tuple[int, int, Float[np.ndarray, " d"], float]]:
@@ -291,10 +298,10 @@ def _pairs(seen: Sightings) -> list[tuple[int, int, Float[np.ndarray, " d"], flo
         a, blur_a = _told(one, away, both)
         b, blur_b = _told(others, away, both)
         gap = np.minimum(np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1))
-        allowed = WITHIN * (blur_a + blur_b + one.rough + others.rough)
+        allowed = AGREEING_BEND_ERRORS * (blur_a + blur_b + one.rough + others.rough)
         for j in np.flatnonzero((gap < allowed) & (allowed < LOOSEST)):
             sharper = a[j] if blur_a[j] + one.rough[j] < blur_b[j] + others.rough[j] else b[j]
-            found.append((i, int(j), sharper, float(allowed[j] / WITHIN)))
+            found.append((i, int(j), sharper, float(allowed[j] / AGREEING_BEND_ERRORS)))
     return sorted(found, key=lambda each: each[3])
 
 
@@ -308,7 +315,7 @@ def _told(
     with np.errstate(divide="ignore", invalid="ignore"):
         angle = np.arctan2(-p, q) % np.pi
         blur = (error + seen.rough * np.linalg.norm(away, axis=1)) / r
-    own = np.minimum(apart(angle, 0.0), apart(angle, seen.angle)) <= WITHIN * blur
+    own = np.minimum(apart(angle, 0.0), apart(angle, seen.angle)) <= AGREEING_BEND_ERRORS * blur
     normal = np.cos(angle)[:, None] * seen.normal + np.sin(angle)[:, None] * seen.across
     return normal, np.where(own, np.inf, blur)
 
@@ -319,16 +326,20 @@ def _fitted(
     """The hyperplane that most bends agree on, from what two of them tell; None where chance might make so many."""
     offset = -float(normal @ seen.z[rows].mean(axis=0))
     plane, chance = Hyperplanes(normal[None], np.array([offset]), np.array([error])), np.zeros(len(seen))
-    for _ in range(STEPS):
+    for _ in range(HYPERPLANE_FITS):
         on, chance = _holds(seen, plane)
         rows = np.flatnonzero(free & on)
-        if len(rows) < LEAST:
+        if len(rows) < LEAST_AGREEING_BENDS:
             return None
         plane = _least_squares(seen[rows])
     z = seen.z[rows]
     far = np.linalg.norm(z[:, None] - z[None], axis=2)[np.triu_indices(len(z), 1)]
     by_chance = float(special.gammainc(len(rows) - 2, max(chance.sum(), 1e-300))) * len(seen) ** 2
-    if not plane.error[0] < ROUGHLY or not np.median(far) > FAR or not by_chance < DOUBT:
+    if (
+        not plane.error[0] < ROUGH_HYPERPLANE_ERROR
+        or not np.median(far) > STRAIGHT_BEND_DISTANCE
+        or not by_chance < DOUBT
+    ):
         return None
     return plane, rows
 
@@ -340,9 +351,9 @@ def _holds(seen: Sightings, plane: Hyperplanes) -> tuple[Bool[np.ndarray, " N"],
     p, q = seen.normal @ a, seen.across @ a
     outside = np.sqrt(np.maximum(1 - p**2 - q**2, 0.0))
     angle = np.arctan2(q, p) % np.pi
-    own = np.minimum(apart(angle, 0.0), apart(angle, seen.angle)) <= WITHIN * seen.rough
-    near = WITHIN * (seen.error + error * (1 + np.linalg.norm(seen.z, axis=1)))
-    askew = np.minimum(WITHIN * (seen.rough + error), 1.0)
+    own = np.minimum(apart(angle, 0.0), apart(angle, seen.angle)) <= AGREEING_BEND_ERRORS * seen.rough
+    near = AGREEING_BEND_ERRORS * (seen.error + error * (1 + np.linalg.norm(seen.z, axis=1)))
+    askew = np.minimum(AGREEING_BEND_ERRORS * (seen.rough + error), 1.0)
     on = (np.abs(seen.z @ a + plane.offsets[0]) < near) & (outside < askew * np.sqrt(d - 2)) & ~own
     # Of a plane of two dimensions in d the angle with a direction is less than t with a probability of t^(d - 2).
     return on, np.minimum(near, 1.0) * np.minimum(askew * np.sqrt(d - 2), 1.0) ** (d - 2)

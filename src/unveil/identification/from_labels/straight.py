@@ -18,19 +18,22 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.identification.from_labels.walks import Walks, closer
 
-FACES = 48  # faces from which each hyperplane is looked at at a time; where so many reached it, that is enough
+FACES_PER_LOOK = 48  # faces from which each hyperplane is looked at at a time; where so many reached it, that is enough
 BATCHES = 4  # so often at most, while too few did
 ENOUGH = 8  # so many of them must end at it
 # What was seen from a face on its way to a hyperplane: nothing yet, something else in between, its end, or no end.
-UNSEEN, HIDDEN, ENDED, PASSED = range(4)
-BESIDE = 2  # ends on either side of another hyperplane, of which one may be chance, that this one goes on behind it
-LEAST = 3  # hyperplanes that go on straight, and half of those known, must have ends on both sides to tell that
+UNSEEN, BLOCKED, ENDED, PASSED = range(4)
+# Ends on either side of another hyperplane, of which one may be chance, that this one goes on behind it.
+ENDS_PER_SIDE = 2
+# Hyperplanes that go on straight, and half of those known, must have ends on both sides to tell that.
+LEAST_WITH_BOTH_SIDES = 3
 SHARE = 0.25  # at most so many go on behind it, for each that ends: where deeper layers cover what the neuron does
 BLIND = 6  # so many faces that go on, for each that ends, tell that their two classes have the same weight of a neuron
-AGAIN = 3  # passes in which hyperplanes that go on straight tell further ones
-SPARE = 1.5  # faces, for each point that a hyperplane needs, that must end at it before no more are looked for
-POINTS = 4  # points at which a vague hyperplane is measured again
-BENT = 8  # walks that pass a hyperplane before it counts as bent
+STRAIGHTNESS_PASSES = 3  # passes in which hyperplanes that go on straight tell further ones
+# Faces, for each point that a hyperplane needs, that must end at it before no more are looked for.
+ENDS_PER_NEEDED_POINT = 1.5
+REMEASURING_POINTS = 4  # points at which a vague hyperplane is measured again
+PASSING_WALKS = 8  # walks that pass a hyperplane before it counts as bent
 
 
 def straight(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
@@ -57,7 +60,7 @@ def looks(
     boundary: BoundaryFaces, planes: Hyperplanes, rng: np.random.Generator, batches: int = BATCHES
 ) -> Int[np.ndarray, "2 k"]:
     """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it. Queries:
-    at most 4 for each hyperplane and each of `FACES` faces, `batches` times where few reach it."""
+    at most 4 for each hyperplane and each of `FACES_PER_LOOK` faces, `batches` times where few reach it."""
     seen = np.zeros((len(planes), len(boundary.faces)), dtype=np.int8)
     look_on(seen, boundary, planes, rng, batches)
     return told(seen, boundary.faces, planes)
@@ -74,20 +77,20 @@ def look_on(
     Queries: as in `looks`."""
     for i in range(len(planes)):
         for batch in range(batches):
-            if (seen[i] >= ENDED).sum() >= (ENOUGH if batch else FACES):
+            if (seen[i] >= ENDED).sum() >= (ENOUGH if batch else FACES_PER_LOOK):
                 break
             fresh = np.flatnonzero(seen[i] == UNSEEN)
             ended, passed, asked = _looked_at(boundary, planes[np.array([i])], rng, fresh)
             if not len(asked):
                 break
-            seen[i, asked], seen[i, ended.face], seen[i, passed] = HIDDEN, ENDED, PASSED
+            seen[i, asked], seen[i, ended.face], seen[i, passed] = BLOCKED, ENDED, PASSED
 
 
 def told(seen: Int[np.ndarray, "k N"], faces: Faces, planes: Hyperplanes) -> Int[np.ndarray, "2 k"]:
     """How many faces end at each hyperplane, and how many go on behind it and tell that it is bent."""
     ends, goes = ([np.flatnonzero(row == what) for row in seen] for what in (ENDED, PASSED))
     counts = np.array([[len(each) for each in met] for met in (ends, goes)]).reshape(2, -1)
-    for _ in range(AGAIN):
+    for _ in range(STRAIGHTNESS_PASSES):
         sure = straight(*counts)
         for i in np.flatnonzero(~sure & (counts[0] >= ENOUGH)).tolist():
             counts[1, i] = _where_bent(faces, planes, i, (ends[i], goes[i]), planes[np.flatnonzero(sure)]).sum()
@@ -107,9 +110,9 @@ def _where_bent(
     along, s, _ = faces.ways_to(planes.normals[which], float(planes.offsets[which]))
     ended, passed = ((faces.x[rows] + s[rows, None] * along[rows]) @ sure.normals.T + sure.offsets > 0 for rows in met)
     up, down = ended.sum(axis=0), (~ended).sum(axis=0)
-    if (np.minimum(up, down) >= BESIDE).sum() < max(LEAST, len(sure) / 2):
+    if (np.minimum(up, down) >= ENDS_PER_SIDE).sum() < max(LEAST_WITH_BOTH_SIDES, len(sure) / 2):
         return np.ones(len(passed), dtype=bool)
-    return np.asarray((np.where(passed, up, down) < BESIDE).any(axis=1))
+    return np.asarray((np.where(passed, up, down) < ENDS_PER_SIDE).any(axis=1))
 
 
 def where_it_counts(faces: Faces, ended: Int[np.ndarray, " e"], passed: Int[np.ndarray, " p"]) -> tuple[int, int]:
@@ -135,7 +138,7 @@ def looks_behind(
     inputs. A third layer's neuron has another one behind every hyperplane of the second layer. `first`: the first
     layer, each hyperplane's normal towards its active side. `neurons`: the second layer; where neurons are active of
     which nothing told a weight no face is looked at. `rng`: picks the faces. Queries: at most 4 for each neuron and
-    each of `FACES` faces.
+    each of `FACES_PER_LOOK` faces.
     """
     faces, precision = boundary.faces, boundary.precision
     active = faces.x @ first.normals.T + first.offsets > 0
@@ -164,7 +167,7 @@ def sharpened(
     boundary: BoundaryFaces, planes: Hyperplanes, rng: np.random.Generator, batches: int = BATCHES
 ) -> Hyperplanes:
     """The same hyperplanes, each through dual points from many faces by least squares. Queries: at most 100 for each
-    hyperplane and each of `FACES` faces, or where few of these end there, of `batches` times as many."""
+    hyperplane and each of `FACES_PER_LOOK` faces, or where few of these end there, of `batches` times as many."""
     normals, offsets, error = planes.normals.copy(), planes.offsets.copy(), planes.error.copy()
     need = boundary.chart.n + 2
     for i in range(len(planes)):
@@ -172,7 +175,7 @@ def sharpened(
         for _ in range(batches):
             more, _, asked = _looked_at(boundary, planes[np.array([i])], rng, left)
             ended, left = Walks.joined([ended, more]), np.setdiff1d(left, asked)
-            if len(ended) >= SPARE * need or not len(asked):
+            if len(ended) >= ENDS_PER_NEEDED_POINT * need or not len(asked):
                 break
         found = _dual_points(boundary, ended)
         # Ends at another neuron just beside are none of this one's.
@@ -211,9 +214,9 @@ def fitted(z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Hyper
 
 def met_again(boundary: BoundaryFaces, plane: Hyperplanes, rng: np.random.Generator) -> DualPoints:
     """Some dual points on a single hyperplane, from faces far apart that end there. Queries: at most 4 for each of
-    `FACES` faces, and about 100 a point."""
+    `FACES_PER_LOOK` faces, and about 100 a point."""
     ended = _looked_at(boundary, plane, rng)[0]
-    return _dual_points(boundary, ended[rng.permutation(len(ended))[:POINTS]])
+    return _dual_points(boundary, ended[rng.permutation(len(ended))[:REMEASURING_POINTS]])
 
 
 def _dual_points(boundary: BoundaryFaces, ended: Walks) -> DualPoints:
@@ -223,7 +226,7 @@ def _dual_points(boundary: BoundaryFaces, ended: Walks) -> DualPoints:
 
 def bent(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
     """Which hyperplanes walks pass more often than they end there: no neuron's of a single hidden layer."""
-    return np.asarray((passed >= BENT) & (passed > ended))
+    return np.asarray((passed >= PASSING_WALKS) & (passed > ended))
 
 
 def _looked_at(
@@ -252,13 +255,13 @@ def reached(
     that were asked.
 
     `rows`: which of the faces may be looked at. `ways`: directions, lengths, and how far before and behind it is asked.
-    Queries: at most 4 for each of `FACES` faces.
+    Queries: at most 4 for each of `FACES_PER_LOOK` faces.
     """
     side, faces, precision = boundary.side, boundary.faces, boundary.precision
     along, s, aside = ways
     # The nearest are the likeliest to reach so far; those beside which it was found are among them, so take twice.
-    rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES]
-    asked = rows = rng.permutation(rows)[:FACES]
+    rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES_PER_LOOK]
+    asked = rows = rng.permutation(rows)[:FACES_PER_LOOK]
     if not len(rows):
         return _no_walks(faces.x.shape[1]), rows[:0], asked
     on, s, along, aside = faces[rows], s[rows], along[rows], aside[rows]
@@ -279,22 +282,23 @@ def _no_walks(d: int) -> Walks:
 
 # Labels spent on bends, and so many more for each coordinate, before one must be a hyperplane's. Where normals are
 # coarse it is so many times as many: it takes more bends before some are seen to agree.
-FEW, EACH_COORDINATE, COARSE = 5_000, 2_000, 8
+BEND_LABELS, EACH_COORDINATE, COARSE_LABELS_FACTOR = 5_000, 2_000, 8
 # In more coordinates than this it is so many times as many: what is not met there is looked for along a few.
-MANY, EARLY = 24, 2
+MANY_COORDINATES, EARLY_LABELS_FACTOR = 24, 2
 # So many times as many labels are spent on bends between two times that hyperplanes are looked at from all over.
 LATER = 1.25
-CLEAN, ALLOWED = 4, 8  # a hyperplane stands that so many faces end at, while at most one in so many goes on behind it
+# A hyperplane stands that so many faces end at, while at most one in so many goes on behind it.
+STANDING_ENDS, ALLOWED = 4, 8
 # So many looks, and this share of them at ends at hyperplanes that stand, or there is no first layer.
-LOOKS, STAND = 64, 0.1
+LOOKS_TO_REFUTE, STAND = 64, 0.1
 
 
 def bends_spent(stages: dict[str, int], coordinates: int, *, coarse: bool) -> float:
     """Labels spent on bends, in units of what may be spent before hyperplanes met must hold. `stages`: labels by what
     they were asked for. `coordinates`: coordinates in which they are asked. `coarse`: whether normals are."""
-    times = (COARSE if coordinates <= MANY else EARLY) if coarse else 1
+    times = (COARSE_LABELS_FACTOR if coordinates <= MANY_COORDINATES else EARLY_LABELS_FACTOR) if coarse else 1
     spent = sum(stages.get(stage, 0) for stage in ("dual points", "edges"))
-    return spent / (FEW + EACH_COORDINATE * coordinates) / times
+    return spent / (BEND_LABELS + EACH_COORDINATE * coordinates) / times
 
 
 def none_stands(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> bool:
@@ -304,6 +308,6 @@ def none_stands(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> 
     several cells of a tessellation meet, goes on straight nowhere else. `ended`: faces that end at each hyperplane.
     `passed`: faces that go on behind each.
     """
-    stands = (ended >= CLEAN) & (ALLOWED * passed <= ended)
+    stands = (ended >= STANDING_ENDS) & (ALLOWED * passed <= ended)
     looks = int(ended.sum() + passed.sum())
-    return looks >= LOOKS and float(ended[stands].sum()) < STAND * looks
+    return looks >= LOOKS_TO_REFUTE and float(ended[stands].sum()) < STAND * looks

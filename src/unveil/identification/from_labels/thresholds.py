@@ -9,10 +9,11 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.pool import Pool
 
-FIRST, MORE = 2, 14  # boundary points looked at first, and further ones where all of these are a single input's
-MOST = 0.8  # share that must be a single input's: of others a second threshold lies close by
+# Boundary points looked at first, and further ones where all of these are a single input's.
+FIRST_THRESHOLD_POINTS, FURTHER_THRESHOLD_POINTS = 2, 14
+SINGLE_INPUT_SHARE = 0.8  # share that must be a single input's: of others a second threshold lies close by
 # So many thresholds, of two inputs at least: some flat pieces of a network's boundary belong to one input, too.
-DISTINCT = 4
+LEAST_THRESHOLDS = 4
 AWAY = 20.0  # all other inputs are moved by so many times the move that the one input must not make
 
 
@@ -27,20 +28,20 @@ def thresholds(
     about `38 + log2(n)` a boundary point, two of them where the boundary is not like that.
     """
     chart = pool.chart
-    at = pool.crossings(FIRST, precision.cell)
+    at = pool.crossings(FIRST_THRESHOLD_POINTS, precision.cell)
     single, which = _single(pool, at, precision, rng)
     if not len(at) or not single.all():
         return None
-    more = pool.crossings(MORE, precision.cell)
+    more = pool.crossings(FURTHER_THRESHOLD_POINTS, precision.cell)
     also, others = _single(pool, more, precision, rng)
     at, single, which = Crossings.joined([at, more]), np.append(single, also), np.append(which, others)
-    if single.mean() < MOST:
+    if single.mean() < SINGLE_INPUT_SHARE:
         return None
     which, value = which[single], chart.inputs(at.x)[single, which[single]]
     order = np.lexsort((value, which))
     which, value = which[order], value[order]
     new = np.append(True, (np.diff(which) != 0) | (np.diff(value) > 1e-6 * chart.size))
-    if new.sum() < DISTINCT or len(set(which.tolist())) < 2:
+    if new.sum() < LEAST_THRESHOLDS or len(set(which.tolist())) < 2:
         return None
     return which[new], value[new]
 

@@ -20,10 +20,12 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross
 
-SCALES = np.geomspace(0.03, 12.0, 14)  # scales tried for each neuron, in units of one over the size of a typical input
-TRIED = 8  # pairs of them that are followed, the best first
-FITS = 1e-8  # root mean square distance of the points from a curve, in sizes of a typical input, that is believed
-ALIKE = 1e-4  # biases nearer to each other than this are one solution
+# Scales tried for each neuron, in units of one over the size of a typical input.
+SCALES_TRIED = np.geomspace(0.03, 12.0, 14)
+SCALE_PAIRS_FOLLOWED = 8  # pairs of them that are followed, the best first
+# Root mean square distance of the points from a curve, in sizes of a typical input, that is believed.
+CURVE_FIT_DISTANCE = 1e-8
+SAME_SOLUTION_BIAS = 1e-4  # biases nearer to each other than this are one solution
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ class Transition:
 def two_scales(curve: Curve) -> Float[np.ndarray, " 2"] | None:
     """The scales for which a curve is one of two such neurons; None where there are none."""
     starts = []
-    for scale in product(np.log(SCALES), repeat=2):
+    for scale in product(np.log(SCALES_TRIED), repeat=2):
         off = _off_scales(np.array(scale), curve.points)
         starts.append((float(np.sum(np.minimum(off**2, 1.0))), np.array(scale)))
     starts.sort(key=lambda each: each[0])
-    for _, start in starts[:TRIED]:
+    for _, start in starts[:SCALE_PAIRS_FOLLOWED]:
         near = optimize.least_squares(_off_scales, start, args=(curve.points,), max_nfev=30).x
         at = np.concatenate([near, _numbers(np.exp(near), curve.points)])
         found = _least(_off_curve, at, curve.points)
-        if found.cost < 0.5 * len(curve.points) * FITS**2:
+        if found.cost < 0.5 * len(curve.points) * CURVE_FIT_DISTANCE**2:
             return np.asarray(np.exp(found.x[:2]))
     return None
 
@@ -74,7 +76,7 @@ def neurons(curves: list[Curve], scale: Float[np.ndarray, " 2"]) -> Transition |
     for bias in _biases(curves, scale):
         start = np.concatenate([np.log(scale), bias, *_outputs(curves, which, scale, bias)])
         found = _least(_off_all, start, curves, which)
-        if found.cost < 0.5 * count * FITS**2:
+        if found.cost < 0.5 * count * CURVE_FIT_DISTANCE**2:
             fits.append(found)
     if not fits:
         return None
@@ -84,7 +86,7 @@ def neurons(curves: list[Curve], scale: Float[np.ndarray, " 2"]) -> Transition |
     values, right = np.linalg.svd(best.jac / column, full_matrices=False)[1:]
     error = rms * np.linalg.norm(right / np.maximum(values, 1e-300)[:, None], axis=0)[:4] / column[:4]
     others = np.max([np.abs(each.x[2:4] - best.x[2:4]) for each in fits], axis=0)
-    error[2:] += np.where(others > ALIKE, others, 0.0)
+    error[2:] += np.where(others > SAME_SOLUTION_BIAS, others, 0.0)
     return Transition(np.exp(best.x[:2]), best.x[2:4], np.maximum(error[:2], error[2:]), rms)
 
 
@@ -184,13 +186,14 @@ def _least(off: object, start: np.ndarray, *args: object) -> optimize.OptimizeRe
 
 WIDTH = 128.0  # half the side of the parallelogram in which a transition is looked at, in sizes of a typical input
 AT_REST = 0.03  # so far from all other hyperplanes it lies at least, as a share of its distance from the middle
-DRAWN = 64  # places drawn, of which one far from all other hyperplanes is taken
-PARALLEL = 0.95  # cosine from which on two normals are too much alike
-PLACES = 24  # places asked at which a boundary may depend on both neurons
+PLACES_DRAWN = 64  # places drawn, of which one far from all other hyperplanes is taken
+PARALLEL_COSINE = 0.95  # cosine from which on two normals are too much alike
+PLACES_ASKED = 24  # places asked at which a boundary may depend on both neurons
 CURVES = 5  # curves of two neurons, at most
-FULL, SHORT = 6, 2  # rounds in which points are added along the first curve, and along further ones
-EACH = 6  # points added in each round
-SETTLED = 1e-5  # error of a bias from which on it is known
+# Rounds in which points are added along the first curve, and along further ones.
+FIRST_CURVE_ROUNDS, FURTHER_CURVE_ROUNDS = 6, 2
+CURVE_POINTS_PER_ROUND = 6  # points added in each round
+KNOWN_BIAS_ERROR = 1e-5  # error of a bias from which on it is known
 
 
 def transition(
@@ -204,20 +207,20 @@ def transition(
     """Scales and biases of two neurons; None where no boundaries depend on both, or where these are other curves.
 
     `normals`: unit normals of all known neurons. `pair`: which two. `radius`: how far out. Queries: 4 for a place, at
-    most `PLACES` of them; about 1,100 for the first curve and 300 for each further one.
+    most `PLACES_ASKED` of them; about 1,100 for the first curve and 300 for each further one.
     """
     cell = 4 * chart.digits * radius
     corners = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * WIDTH
     curves: list[Curve] = []
     scale: np.ndarray | None = None
-    for _ in range(PLACES):
+    for _ in range(PLACES_ASKED):
         place = _place(normals, pair, radius, rng)
         if place is None:
             return None
         label = side.labels(place.at(corners))
         if len(set(label.tolist())) != 2:
             continue
-        points = _traced(side, place, corners, label, cell, SHORT if curves else FULL)
+        points = _traced(side, place, corners, label, cell, FURTHER_CURVE_ROUNDS if curves else FIRST_CURVE_ROUNDS)
         if len(points) < (5 if curves else 16):
             continue
         low, high = np.unique(label)
@@ -234,7 +237,7 @@ def transition(
             curves.pop()
         elif found is None:
             continue
-        elif found.error.max() < SETTLED:
+        elif found.error.max() < KNOWN_BIAS_ERROR:
             return found
         elif len(curves) == CURVES:
             break
@@ -260,10 +263,10 @@ def _place(
     normals: Float[np.ndarray, "k d"], pair: tuple[int, int], radius: float, rng: np.random.Generator
 ) -> _Place | None:
     two = normals[list(pair)]
-    if normals.shape[1] < 3 or abs(two[0] @ two[1]) > PARALLEL:
+    if normals.shape[1] < 3 or abs(two[0] @ two[1]) > PARALLEL_COSINE:
         return None
     ways = np.linalg.pinv(two).T
-    v = rng.standard_normal((DRAWN, normals.shape[1]))
+    v = rng.standard_normal((PLACES_DRAWN, normals.shape[1]))
     v -= v @ two.T @ ways
     v /= np.linalg.norm(v, axis=1, keepdims=True)
     others = np.delete(normals, list(pair), axis=0)
@@ -292,7 +295,7 @@ def _traced(
     for _ in range(levels):
         step = np.abs(np.diff(points, axis=0))
         split = np.flatnonzero(step.min(axis=1) > 1e6 * cell)
-        split = split[np.argsort(-step.prod(axis=1)[split])][:EACH]
+        split = split[np.argsort(-step.prod(axis=1)[split])][:CURVE_POINTS_PER_ROUND]
         if not len(split):
             break
         low, high = points[split], points[split + 1]

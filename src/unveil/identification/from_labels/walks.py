@@ -14,7 +14,7 @@ from unveil.identification.from_labels.crossings import cross_near_both
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, on_face, tolerance_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 
-REACH = 1000.0  # how far a face is followed, in sizes of a typical input
+FACE_REACH = 1000.0  # how far a face is followed, in sizes of a typical input
 # The least share of a walk's length behind its end at which the boundary is asked, where normals are coarse.
 FAR_BEHIND = 0.1
 
@@ -48,13 +48,14 @@ def walk(  # noqa: PLR0913 - what all walks share, and where this one starts
 
     Where known hyperplanes lie ahead, it is asked just before and just behind the next of them: most walks end there.
     Else lengths grow fourfold, and the end is bracketed to one part in 500. Walks that end at a third label are left
-    out; `Walks.ended` leaves out those that meet no end within `REACH` or the box, too. `side`: answers. `chart`: the
-    coordinates. `faces`: flat pieces of the boundary. `face`: which of them each walk is on. `along`: unit tangents.
-    `precision`: lengths to ask at. `planes`: known hyperplanes. `passed`: is added one, by hyperplane, for each that
-    was passed without a bend. Queries: 4 for each known hyperplane passed; about 30 for an end at an unknown one.
+    out; `Walks.ended` leaves out those that meet no end within `FACE_REACH` or the box, too. `side`: answers. `chart`:
+    the coordinates. `faces`: flat pieces of the boundary. `face`: which of them each walk is on. `along`: unit
+    tangents. `precision`: lengths to ask at. `planes`: known hyperplanes. `passed`: is added one, by hyperplane, for
+    each that was passed without a bend. Queries: 4 for each known hyperplane passed; about 30 for an end at an unknown
+    one.
     """
     low, high = np.full(len(face), precision.step / 4), np.full(len(face), np.inf)
-    most = np.minimum(REACH, 0.98 * chart.room(faces.x[face], along))
+    most = np.minimum(FACE_REACH, 0.98 * chart.room(faces.x[face], along))
     plane = np.full(len(face), -1)
     known = Hyperplanes.none(chart.n) if planes is None else planes
     ahead = known.ahead(faces.x[face], along)

@@ -22,7 +22,7 @@ from unveil.identification.method import Identification, Method
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
-HELD_OUT = 200
+HELD_OUT_POINTS = 200
 _FURTHER = 20  # of these at each distance further out
 _GROWN = 10.0  # so many times the distance, errors further out may be those of usual points
 _RATIO = 1.5  # answers per parameter in the final fit
@@ -82,7 +82,7 @@ def conclude(reading: Reading, fit: Polished | None, method: str) -> Identificat
         stats |= {"rms": fit.rms, "condition": fit.condition, "uncertainty": fit.largest}
         held = _held_out(fit.network, reading.oracle, noise, reading.rng)
         error = max(held.usual, held.further)
-        stats["errors"] = {"usual": held.usual, "further": held.further, "points": HELD_OUT}
+        stats["errors"] = {"usual": held.usual, "further": held.further, "points": HELD_OUT_POINTS}
         if held.explained and not held.beyond:
             outcome = Outcome.complete
             open_ = fit.condition >= REDUNDANT and not _determined(reading.oracle, fit.network, reading.rng)
@@ -115,10 +115,10 @@ class _HeldOut(NamedTuple):
 
 def _held_out(network: Network, oracle: Oracle, noise: float, rng: np.random.Generator) -> _HeldOut:
     """Fresh points, a fifth of them further out. Answers there that have lost all digits say nothing. Queries:
-    `HELD_OUT`."""
-    distance = np.ones(HELD_OUT)
+    `HELD_OUT_POINTS`."""
+    distance = np.ones(HELD_OUT_POINTS)
     distance[: len(FURTHER) * _FURTHER] = np.repeat(FURTHER, _FURTHER)
-    x = oracle.nearest(distance[:, None] * oracle.sample(HELD_OUT, rng))
+    x = oracle.nearest(distance[:, None] * oracle.sample(HELD_OUT_POINTS, rng))
     y, near = oracle(x), distance == 1
     apart, counts = np.abs(network(x) - y), weights(oracle.rounding, y, noise)
     size = float(np.sqrt(np.mean(y[near] ** 2))) or 1.0

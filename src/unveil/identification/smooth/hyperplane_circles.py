@@ -15,7 +15,8 @@ from unveil.whitebox.activation import ACTIVATIONS
 
 _LARGEST_DECADE = 8
 _CIRCLES = 24  # circles at most
-NOISY = 1e-12  # standard deviation of the answers' errors from which directions are found by least squares
+# Standard deviation of the answers' errors from which directions are found by least squares.
+LEAST_SQUARES_NOISE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
 
 def noisy(oracle: Oracle, noise: float) -> bool:
     """Whether difference quotients far out are too poor for directions."""
-    return noise > NOISY or oracle.dtype == np.float32
+    return noise > LEAST_SQUARES_NOISE or oracle.dtype == np.float32
 
 
 def hyperplanes(

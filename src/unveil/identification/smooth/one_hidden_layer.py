@@ -22,8 +22,8 @@ from unveil.whitebox.activation import SMOOTH, Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
 
-TRIED = 4  # widths, where the answers are not explained by the one that the largest gap shows
-STARTS = (0.3, 1.0, 2.5), (-1.5, 0.0, 1.5)  # scales, in widths of the points, and shifts
+WIDTHS_TRIED = 4  # widths, where the answers are not explained by the one that the largest gap shows
+CURVATURE_FIT_STARTS = (0.3, 1.0, 2.5), (-1.5, 0.0, 1.5)  # scales, in widths of the points, and shifts
 _SURE = 0.7  # Hessians' span has stopped growing when its dimension is this share of their number
 
 
@@ -179,7 +179,9 @@ def _widths(values: Float[np.ndarray, " s"], first: int, least: int, most: int) 
     """
     ratios = values[:-1] / np.maximum(values[1:], 1e-300)
     others = [int(i) + 1 for i in np.argsort(-ratios, kind="stable")]
-    return [k for k in dict.fromkeys([first, *others]) if k <= most and k >= least][:TRIED] or [max(least, first)]
+    return [k for k in dict.fromkeys([first, *others]) if k <= most and k >= least][:WIDTHS_TRIED] or [
+        max(least, first)
+    ]
 
 
 def _fit_curves(
@@ -190,7 +192,9 @@ def _fit_curves(
     for i, curve in enumerate(curves):
         width = float(along[:, i].std()) or 1.0
         t, target = along[:, i] / width, curve / (np.linalg.norm(curve) or 1.0)
-        found = fit_shape(t, target, lambda z: activation.curvature(z)[:, None], itertools.product(*STARTS), most=100)
+        found = fit_shape(
+            t, target, lambda z: activation.curvature(z)[:, None], itertools.product(*CURVATURE_FIT_STARTS), most=100
+        )
         if np.isfinite(found.cost):
             misfits[i], scales[i], shifts[i] = found.cost, found.scale / width, found.shift
     return scales, shifts, float(np.sqrt(2 * np.median(misfits)))

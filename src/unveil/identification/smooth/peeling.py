@@ -18,7 +18,7 @@ from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, 
 from unveil.identification.smooth.inner_network import inner_network
 from unveil.identification.smooth.inner_oracle import before_activation, rising
 from unveil.identification.smooth.rank_condition import (
-    MET,
+    CONDITION_MET_RATIO,
     STENCIL,
     Condition,
     Slopes,
@@ -162,7 +162,7 @@ class Peeling(SmoothMethod):
         starts = [*starts, *random_layers(c, kind, _DRAWN_SIGNS if either_way else _DRAWN, rng)]
         ranks = range(1, r) if width is None else range(width, min(width + 1, r))
         # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.
-        met = float(min(MET, np.sqrt(reading.stats["certificate"])))
+        met = float(min(CONDITION_MET_RATIO, np.sqrt(reading.stats["certificate"])))
         found = meet_freely(Slopes(c, g), starts, ranks, met=met)
         reading.stages.end(f"layer {depth + 2}: slopes")
         if found is None:

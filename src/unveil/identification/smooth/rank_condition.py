@@ -23,7 +23,8 @@ from unveil.identification.smooth.inner_oracle import rising
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer
 
-MET = 1e-3  # ratio of singular values behind the rank to the last before it from which the condition counts as met
+# Ratio of singular values behind the rank to the last before it from which the condition counts as met.
+CONDITION_MET_RATIO = 1e-3
 STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
 # Evaluations of a fit of shifts alone, and of all that is free; a fit ends where a step lessens the squares by less
 # than this share.
@@ -100,7 +101,7 @@ def meet_condition(told: Slopes, activation: Activation, rank: int | None) -> Co
     low, high = rising(activation)
     furthest = _FURTHEST * max((high - low) / _RISE, 1.0)  # beside those of tanh
     for found in chained(told, activation):
-        if found is None or rank not in (None, found.rank) or found.certificate >= MET:
+        if found is None or rank not in (None, found.rank) or found.certificate >= CONDITION_MET_RATIO:
             continue
         scales, shifts = found.layer.dense().diagonal(), found.layer.bias
         # At scales and shifts near those known.
@@ -123,7 +124,9 @@ def chained(told: Slopes, activation: Activation) -> list[Condition | None]:
     return out
 
 
-def meet_freely(told: Slopes, starts: Sequence[Layer], ranks: Sequence[int], *, met: float = MET) -> Condition | None:
+def meet_freely(
+    told: Slopes, starts: Sequence[Layer], ranks: Sequence[int], *, met: float = CONDITION_MET_RATIO
+) -> Condition | None:
     """The layer of as many neurons as inputs at which the condition is met, of the lowest rank; None if there is none.
 
     That is far more equations than unknowns: from a layer that is right to a few digits it ends at the errors of the

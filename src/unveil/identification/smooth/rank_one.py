@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from unveil.blackbox.line import unit_rows
 
-MOVED = 1e-14  # a start has ended when its unit vector moves less: the error of the certificate is about as large
+# A start has ended when its unit vector moves less: the error of the certificate is about as large.
+SETTLED_VECTOR_MOVE = 1e-14
 FOUND = 1 - 1e-9  # certificate from which an end counts as found
 
 
@@ -74,7 +75,7 @@ def subspace_power(
         image = np.einsum("cij,cj->ci", (c @ flat).reshape(len(v), n, n), v)
         moved = unit_rows(image + np.sqrt(f * (1 - f))[:, None] * v)
         u[running] = moved
-        running = running[((moved - v) ** 2).sum(axis=1) > MOVED**2]
+        running = running[((moved - v) ** 2).sum(axis=1) > SETTLED_VECTOR_MOVE**2]
     return _distinct(space, u, taken)
 
 

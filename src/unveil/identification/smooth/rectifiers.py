@@ -90,8 +90,9 @@ class Rectifiers(SmoothMethod):
         return network if np.abs(network(x) - answers).max() <= far else None
 
 
-RADIUS = 1e8
-NEARER = 1e6  # where breakpoints are looked at closely: as far as rounding leaves enough digits of a breakpoint
+FAR_CIRCLE_RADIUS = 1e8
+# Where breakpoints are looked at closely: as far as rounding leaves enough digits of a breakpoint.
+CLOSE_LOOK_RADIUS = 1e6
 _PLACES = 6
 _REST = 1e3  # preactivation at which a neuron is one of its two straight halves
 _FINEST = 1e-5  # angle to which breakpoints on a circle are told apart
@@ -99,7 +100,7 @@ _NEAR = 1e-3  # angle over which a gradient is differenced, at most
 _GRID = 96
 _CIRCLES = 40  # half circles at most
 _QUIET = 4  # half circles without a new neuron after which all are taken to be found
-SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
+SAME_NEURON_SINE = 1e-6  # sine of the angle below which two jumps are the same neuron's
 
 
 def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
@@ -108,7 +109,9 @@ def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
     if oracle.within is not None or oracle.dtype != np.float64:
         return False
     rays = rng.standard_normal((24, oracle.n))
-    near, far, back = (oracle(oracle.nearest(scale * rays)) for scale in (RADIUS, 2 * RADIUS, -RADIUS))
+    near, far, back = (
+        oracle(oracle.nearest(scale * rays)) for scale in (FAR_CIRCLE_RADIUS, 2 * FAR_CIRCLE_RADIUS, -FAR_CIRCLE_RADIUS)
+    )
     origin = oracle(oracle.nearest(1e-3 * rays))
     size = float(np.abs(near - origin).max())  # along some rays everything may be at rest
     grown = np.abs(far - 2 * near + origin).max(axis=1) <= 1e-6 * size
@@ -130,7 +133,7 @@ def breakpoint_directions(
     for _ in range(_CIRCLES):
         for jump in jumps(oracle, rng):
             likeness = np.abs(known @ jump)
-            if len(known) and likeness.max() > 1 - SAME**2 / 2 - 1e-15:
+            if len(known) and likeness.max() > 1 - SAME_NEURON_SINE**2 / 2 - 1e-15:
                 seen[likeness.argmax()] += 1
             else:
                 known = np.concatenate([known, jump[None]])
@@ -155,10 +158,10 @@ def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
     along = unit_rows(rng.standard_normal((1, n)))[0]
 
     def point(angle: np.ndarray) -> np.ndarray:
-        return np.asarray(RADIUS * (np.cos(angle)[:, None] * frame[0] + np.sin(angle)[:, None] * frame[1]))
+        return np.asarray(FAR_CIRCLE_RADIUS * (np.cos(angle)[:, None] * frame[0] + np.sin(angle)[:, None] * frame[1]))
 
     def slope(angle: np.ndarray) -> np.ndarray:
-        h = 0.03 * RADIUS * _FINEST
+        h = 0.03 * FAR_CIRCLE_RADIUS * _FINEST
         x = np.concatenate([point(angle) + h * along, point(angle) - h * along])
         ahead, behind = np.split(oracle(oracle.nearest(x)), 2)
         return np.asarray((ahead - behind) / (2 * h))
@@ -183,7 +186,9 @@ def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
     right = np.append(angle[breakpoints], angle[-1])
     wide = right - left > 2 * _FINEST
     middle = (left + right)[wide] / 2
-    h = RADIUS * np.minimum(0.02 * (right - left)[wide], _NEAR)  # other breakpoints may be near beside the arc
+    h = FAR_CIRCLE_RADIUS * np.minimum(
+        0.02 * (right - left)[wide], _NEAR
+    )  # other breakpoints may be near beside the arc
     moves = h[:, None, None] * np.eye(n)
     base = point(middle)
     here = oracle(oracle.nearest(base))
@@ -237,7 +242,7 @@ def _believed(
     said: dict[str, list[Fit]] = {each.name: [] for each in activations}
     told: dict[str, Fit] = {}
     rays = rng.standard_normal((_PLACES, oracle.n))
-    for base in NEARER * unit_rows(rays - np.outer(rays @ direction, direction)):
+    for base in CLOSE_LOOK_RADIUS * unit_rows(rays - np.outer(rays @ direction, direction)):
         seen = profile(oracle, base, direction)
         for each in activations:
             fit = seen.fitted(each)

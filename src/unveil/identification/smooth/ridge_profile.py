@@ -18,7 +18,7 @@ from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import ACTIVATIONS, SIGMOIDAL, Activation
 from unveil.whitebox.activation import activation as activation_named
 
-EXPLAINED = 3.0  # deviations of the noise up to which a straight line behind a neuron is enough
+STRAIGHT_FIT_DEVIATIONS = 3.0  # deviations of the noise up to which a straight line behind a neuron is enough
 _DEGREE = 4  # of the second layer's response to one neuron; a higher degree hides more of the shift
 _POINTS = 24
 
@@ -87,7 +87,7 @@ def fit_profile(
             return np.vander(activation.value(z), degree + 1)
 
         best = fit_shape(s, target, columns, starts, steps=200)
-        if math.sqrt(2 * best.cost / target.size) <= EXPLAINED * noise / spread:
+        if math.sqrt(2 * best.cost / target.size) <= STRAIGHT_FIT_DEVIATIONS * noise / spread:
             break
     if not np.isfinite(best.cost):
         return scale / width, -scale / width * centre, np.inf

@@ -11,7 +11,7 @@ from scipy import optimize
 
 from unveil.whitebox.activation import Activation
 
-STEPS = 40  # of least squares, at most
+LEAST_SQUARES_STEPS = 40  # of least squares, at most
 
 
 class Alone(NamedTuple):
@@ -63,7 +63,7 @@ def fit_alone(
 
     start = np.append(weights, shift)
     before = float(np.sqrt(np.mean(remainder(start) ** 2)))
-    fit = optimize.least_squares(remainder, start, jac=slopes, method="lm", max_nfev=STEPS)
+    fit = optimize.least_squares(remainder, start, jac=slopes, method="lm", max_nfev=LEAST_SQUARES_STEPS)
     misfit = float(np.sqrt(np.mean(fit.fun**2)))
     size = float(np.linalg.norm(fit.x[:-1]))
     normal = fit.jac.T @ fit.jac
