@@ -8,7 +8,7 @@ import pytest
 import unveil as uv
 from tests.helpers import random_weights
 from unveil.blackbox.rounding import rounding
-from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.matrix_free import fit, taken_apart
 from unveil.identification.fitting.measured import Inverse, Measured, measured_output
 from unveil.identification.piecewise_linear.output_behind import most_wrong
 from unveil.identification.piecewise_linear.sign_recovery import by_answers
@@ -35,7 +35,8 @@ def test_a_fit_weighs_answers_against_what_was_measured() -> None:
         start = truth + each * rng.standard_normal(n + 1)
         network = uv.Network.from_weights([(start[None, :-1], start[-1:])])
         errors = [(np.full((1, 1), each), np.full(1, each))]
-        layer = fit(network, x, y[:, None], errors=errors).network.layers[0]
+        measured = Measured.of(taken_apart(network)[0], errors)
+        layer = fit(network, x, y[:, None], measured=measured).network.layers[0]
         got = np.append(layer.dense()[0], layer.bias)
         unfelt.append(got[0] == start[0])
         left = np.sqrt(((F @ got - y) ** 2).mean())
@@ -56,12 +57,12 @@ def test_what_no_answer_tells_stays_as_it_was_measured_and_the_rest_is_fitted() 
         start = uv.Network.from_weights([(w + v, b + c) for (w, b), (v, c) in zip(weights, off, strict=True)])
         errors = [(np.full((1, 1), 1e-3), np.full(len(b), 1e-3)) for _, b in weights]
         x = rng.standard_normal((60, 6))  # fewer answers than weights
-        got = fit(start, x, truth(x), errors=errors).network
+        measured = Measured.of(taken_apart(start)[0], errors)
+        got = fit(start, x, truth(x), measured=measured).network
         fresh = rng.standard_normal((2000, 6))
         better.append(np.abs(got(fresh) - truth(fresh)).mean() < 0.7 * np.abs(start(fresh) - truth(fresh)).mean())
         # Nothing leaves what was measured of it.
-        measured = Measured.of([(layer.dense(), layer.bias) for layer in start.layers], errors)
-        moved = measured.squares([(layer.dense(), layer.bias) for layer in got.layers])
+        moved = measured.squares(taken_apart(got)[0])
         stays.append(moved < 2 * sum(w.size + b.size for w, b in weights))
     assert np.mean(better) >= 0.9
     assert all(stays)

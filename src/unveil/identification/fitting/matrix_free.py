@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import linalg
 
-from unveil.identification.fitting.measured import RIDGE, Errors, Inverse, Measured, Pairs, joined
+from unveil.identification.fitting.measured import RIDGE, Inverse, Measured, Pairs, joined
 from unveil.identification.fitting.robust import Robust
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
@@ -55,7 +55,7 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     most: int | None = None,
     damping: float = 0.0,
     counts: Float[np.ndarray, "N m"] | float = 1.0,
-    errors: Errors | None = None,
+    measured: Measured | None = None,
 ) -> Fitted:
     """Steps of least squares, each solved by conjugate gradients: Gauss-Newton, or damped ones where a network is not
     nearly right yet.
@@ -65,15 +65,13 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     start; without damping most neurons within a few hundredths of the truth. `x`: where the oracle was asked; half as
     many answers again as parameters at least. `first`: the first layer that moves. `steps`: steps tried at most.
     `most`: conjugate gradients per step at most. `damping`: relative to the diagonal of J^T J. `counts`: what the error
-    of each answer is multiplied by. `errors`: standard deviations of the weights, (k, d) or (k, 1), and biases, (k,),
-    of the layers that move, as they were measured: what few answers tell stays within them; infinite where nothing is
-    known. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker factorisation of Martens and
-    Grosse, ICML 2015 (arXiv:1503.05671), damped as there; Marquardt (1963).
+    of each answer is multiplied by. `measured`: what was measured of the layers that move: what few answers tell stays
+    within the errors of that. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker
+    factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671), damped as there; Marquardt (1963).
     """
     most = most or (_MOST_DAMPED if damping else _MOST)
     weights, kinds = taken_apart(network)
     counts = np.broadcast_to(counts, y.shape)
-    measured = None if errors is None else Measured.of(weights[first:], errors)
 
     def squares(trial: Pairs) -> Float[np.ndarray, " N"]:
         """Mean square error of each answer."""

@@ -17,7 +17,8 @@ RIDGE = 1e-6  # damping of a preconditioner, relative to its mean diagonal
 WEIGHINGS, GAIN = 8, 0.1
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # weights and biases of each layer
-Errors = Sequence[tuple[np.ndarray, np.ndarray]]  # their standard deviations
+# Their standard deviations, of the weights of each layer (k, d) or (k, 1), of its biases (k,).
+Errors = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 class Measured(NamedTuple):
@@ -28,13 +29,17 @@ class Measured(NamedTuple):
 
     @classmethod
     def of(cls, weights: Pairs, errors: Errors) -> Measured:
-        """These weights, with these standard deviations."""
+        """These weights, with these standard deviations; infinite ones where nothing is known."""
         values = [joined(*each) for each in weights]
         wide = [
             np.concatenate([np.broadcast_to(e, w.shape), f[:, None]], axis=1)
             for (w, _), (e, f) in zip(weights, errors, strict=True)
         ]
         return cls(values, [1 / np.maximum(each, 1e-150) ** 2 for each in wide])
+
+    def behind(self, first: int) -> Measured:
+        """What is known of the layers from `first` on."""
+        return Measured(self.values[first:], self.precision[first:])
 
     def squares(self, weights: Pairs) -> float:
         """Sum of the squares of what these differ by, in standard deviations."""

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.balance import by_balance
-from unveil.identification.fitting.matrix_free import STEPS, fit
+from unveil.identification.fitting.matrix_free import STEPS, fit, taken_apart
+from unveil.identification.fitting.measured import Errors, Measured
 from unveil.identification.fitting.output_layer import (
     AffineMap,
     Weights,
@@ -134,8 +135,9 @@ def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
     if errors is not None:
         # What few answers tell stays as it was measured.
         steps = MANY_WEIGHTS if state.settled_layers else STEPS
-        network, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, errors=errors, steps=steps)
-        return _fitted(state, found, network, lacking=False)
+        measured = Measured.of(taken_apart(network)[0], errors)
+        network, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, measured=measured, steps=steps)
+        return replace(_fitted(state, found, network, lacking=False), errors=errors)
     network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=state.settled_layers)
     if state.layers:
         return _fitted(state, found, network, lacking=False)
@@ -170,11 +172,11 @@ def _all_met(setup: Setup, state: Reading) -> bool:
 
 
 def _fitted(state: Reading, found: LayerFound, network: Network, *, lacking: bool) -> Reading:
-    state = replace(state.with_found(found), network=network, whole=True, lacking=lacking)
+    state = replace(state.with_found(found), network=network, errors=None, whole=True, lacking=lacking)
     return replace(state, wrong=state.wrong[:0])
 
 
-def _errors(state: Reading, network: Network) -> list[tuple[np.ndarray, np.ndarray]] | None:
+def _errors(state: Reading, network: Network) -> Errors | None:
     """Standard deviations of all weights and biases of a network that ends behind the second layer, as they were
     measured: `FREE` times the errors expected, infinite where nothing was. None of other networks."""
     first, planes = state.first, state.found.straight

@@ -295,6 +295,8 @@ class _Attempt:
             why, stats = (*reading.why, *why), {**stats, "layers": list(reading.told)}
             if reading.directions:
                 stats["directions"] = reading.directions
+            if reading.errors is not None:
+                stats["deviations"] = reading.errors
         return Identification(network, outcome, asked, error, "critical points", why, stats)
 
     def _partial(self, ending: str) -> Network | None:

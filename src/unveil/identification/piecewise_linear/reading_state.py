@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.measured import Errors
 from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Weights
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
@@ -73,6 +74,7 @@ class Reading:
     layer: AffineMap | None = None  # the layer being read as rows and biases, active where positive
     settled: bool = False  # whether the signs of `layer` are known
     network: Network | None = None  # the best whole network, if there is any
+    errors: Errors | None = None  # standard deviations of its weights, as they were measured; None where they were not
     # its error on what was asked, in units of the largest answer; infinite where answers have few digits
     error: float = np.inf
     whole: bool = False  # whether `network` was read to its end

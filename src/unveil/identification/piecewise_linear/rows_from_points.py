@@ -19,8 +19,10 @@ from unveil.identification.piecewise_linear.probe import Probe
 # they leave open there costs more than to ask.
 BY_POINTS = 64
 # Where answers are asked across a hyperplane, in half widths of a window: three on either side tell a straight line
-# and whether it is one. The standard deviation of the difference of two such lines in the middle, in one answer's.
-ACROSS, BLUR = np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]), float(np.sqrt(14 / 3))
+# and whether it is one. From so many outputs on two do: what lies between both lines has the direction of their jump
+# only where nothing else bends. The standard deviation of what lies between, in one answer's: 2.16 and 2.24.
+ACROSS = {False: np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]), True: np.array([-3.0, -1.0, 1.0, 3.0])}
+OUTPUTS, BLUR = 4, float(np.sqrt(5))
 # Half width of a window: so many standard deviations of where a breakpoint is expected, and of where it is seen; as
 # wide as this, in units of a typical coordinate, others are in few of them; no window is wider than one for its jump.
 EXPECTED, SEEN, WIDE = 4.0, 30.0, 2e-3
@@ -74,9 +76,10 @@ def sharper_rows(probe: Probe, frame: Frame, planes: Hyperplanes) -> Hyperplanes
     is told, one coordinate after the other, by how far beside the expected place answers bend: nearby at first, then
     further out and around another place, where what was taken for it is seen again or is not. Directions that had no
     part in it tell how wrong it still is. `planes`: straight wherever the frame is, and nearly right. Queries: `6` per
-    coordinate, hyperplane and pass, of `PASSES` at most; again where a window shows no breakpoint or more than one.
+    coordinate, hyperplane and pass, of `PASSES` at most, `4` from `OUTPUTS` outputs on; again where a window shows no
+    breakpoint or more than one.
     """
-    group = max(1, BATCH // (len(ACROSS) * frame.d * len(frame.V)))
+    group = max(1, BATCH // (len(ACROSS[False]) * frame.d * len(frame.V)))
     # In a region values are as they are; inputs are normal.
     typical = 1.0 if frame.free else float(np.median(np.abs(frame.values(frame.sample(POOL, probe.rng)))))
     parts = [
@@ -205,7 +208,7 @@ class _Asking:
 
     def followed(self, planes: Hyperplanes, x: Float[np.ndarray, "K n"]) -> Float[np.ndarray, "K n"]:
         """Where hyperplanes are met near these points, followed from where they were; NaN where one was lost. Queries:
-        `6` for each of `WALK` steps at most."""
+        those of `seen` for each of `WALK` steps at most."""
         frame = self.frame
         way, normal = x - planes.at, planes.rows @ frame.V.T
         length = np.linalg.norm(frame.values(x) - frame.values(planes.at), axis=1)
@@ -237,21 +240,25 @@ class _Asking:
 
     def seen(self, planes: Hyperplanes, x: Float[np.ndarray, "W n"], doubt: Float[np.ndarray, " W"]) -> _Seen:
         """Where each hyperplane is met near a point, along its normal. `doubt`: standard deviation of where it is
-        expected. Queries: `6 W`"""
-        sigma = self.probe.sigma(x)
+        expected. Queries: `6 W`, or `4 W` from `OUTPUTS` on"""
+        sigma, m = self.probe.sigma(x), self.probe.m
         strength = np.sqrt(((planes.jump / sigma) ** 2).sum(axis=1))
         half = np.maximum(EXPECTED * doubt, SEEN * BLUR / np.maximum(strength, SEEN * BLUR))
-        points = x[:, None] + (half[:, None] * ACROSS)[:, :, None] * (planes.rows @ self.frame.V.T)[:, None]
-        y = self.probe.ask(points.reshape(-1, x.shape[1])).reshape(len(x), len(ACROSS), -1) / sigma[:, None]
-        bend = y[:, [0, 3]] - 2 * y[:, [1, 4]] + y[:, [2, 5]]
-        left, right = (y[:, 2] - y[:, 0]) / 2, (y[:, 5] - y[:, 3]) / 2
-        apart, jump = (y[:, 3:].mean(axis=1) - 2 * right) - (y[:, :3].mean(axis=1) + 2 * left), right - left
+        across = ACROSS[m >= OUTPUTS]
+        points = x[:, None] + (half[:, None] * across)[:, :, None] * (planes.rows @ self.frame.V.T)[:, None]
+        y = self.probe.ask(points.reshape(-1, x.shape[1])).reshape(len(x), len(across), -1) / sigma[:, None]
+        before, behind = np.split(y, 2, axis=1)
+        left, right = (before[:, -1] - before[:, 0]) / 2, (behind[:, -1] - behind[:, 0]) / 2
+        apart, jump = (behind.mean(axis=1) - 2 * right) - (before.mean(axis=1) + 2 * left), right - left
         square = np.maximum((jump**2).sum(axis=1), 1e-300)
         t = -(apart * jump).sum(axis=1) / square
-        # What two straight lines with one breakpoint leave.
-        noise = np.sqrt((bend**2).mean(axis=(1, 2)) / 6)
+        # What two straight lines with one breakpoint leave, of as many numbers as are free.
         miss = np.sqrt(((apart + t[:, None] * jump) ** 2).mean(axis=1)) / BLUR
-        most = LEFT * limit(y.shape[2])
+        noise = miss * np.sqrt(m / max(m - 1, 1))
+        if m < OUTPUTS:
+            bend = y[:, [0, 3]] - 2 * y[:, [1, 4]] + y[:, [2, 5]]
+            noise = np.sqrt((bend**2).mean(axis=(1, 2)) / 6)
+        most = LEFT * limit(m)
         blur = BLUR * np.maximum(noise, 1.0) / np.sqrt(square)
         good = (np.maximum(noise, miss) <= most) & (np.abs(t) < 1) & (SEEN * blur <= ROUGHLY)
         return _Seen(np.where(good, t * half, np.nan), np.where(good, blur * half, np.inf), np.sqrt(square) / half)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.fitting.training import BATCH, FEWEST_BATCHES, free_network, train
 from unveil.identification.method import Identification
+from unveil.identification.surrogate.as_read import COMPARED, kinds, worse_at
 from unveil.identification.surrogate.run import Run, Wanted, values_told, widened, with_free
 from unveil.identification.surrogate.students import (
     AMONG,
@@ -90,7 +90,7 @@ class Fitting(Run):
         self.usual: np.ndarray | None = None
         self.best = method.known.network
         self.noise, self.deep, self.blind, self.apart = 0.0, False, False, 0.0
-        self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
+        self.reserve = min(RESERVE + (self.best is not None) * COMPARED, SHARE * oracle.ledger.left)
         self.wanted = 0.0  # answers that a fit begins with where the budget allows it
 
     def run(self) -> Identification:
@@ -131,7 +131,7 @@ class Fitting(Run):
         if not len(self.told.x):
             self.why.append("The budget left no questions to fit to.")
             return
-        students = [Student.begin(network, self.held) for network in self._begun()]
+        students = [Student.begin(network, self.held, known.measured(network)) for network in self._begun()]
         self._keep(students)
         # What was read is nearly right: what lies behind it is fitted first, then everything.
         first = len(known.layers) if known.network is None or not self._well(known.network) else 1
@@ -160,8 +160,7 @@ class Fitting(Run):
                 students = self._worth(students)
                 if not first and self._well(students[0].best):
                     # With neurons that it does not need a fit of all weights is ill-conditioned.
-                    smaller = [self._slim(each.best, spare=True) for each in students]
-                    students = [replace(Student.begin(each, self.held), damping=NEARLY) for each in smaller]
+                    students = [one.again(self._slim(one.best, spare=True), NEARLY, self.held) for one in students]
             # A few layers take few answers: more are asked once these are used up.
             needed = max(answers_per_step(each.network, LARGEST, first) for each in students)
             if len(self.told.x) < AMONG * needed:
@@ -351,13 +350,14 @@ class Fitting(Run):
             self.best = one.best
 
     def _as_read(self) -> None:
-        """Back to what was read where a fit is right at most answers, and so wrong at a few that it is worse in all."""
-        read, held = self.method.known.network, self.held[:3]
-        if read is None or self.best is None or not len(held[0]):
+        """Back to what was read where a fit is worse at inputs of some kind. Queries: those of `worse_at`."""
+        read = self.method.known.network
+        if read is None or self.best is None or self.best is read:
             return
-        if rms(read, *held) < rms(self.best, *held):
+        inputs = kinds(self.oracle, self.left(), self.rng, self.examples)
+        if kind := worse_at(self.best, read, self.held, self._asked, inputs):
             self.best = read
-            self.why.append("What was read is nearer to the answers, all taken together, than the fit.")
+            self.why.append(f"What was read is nearer to the answers at {kind}, all taken together, than the fit.")
 
     def _well(self, network: Network) -> bool:
         """Whether a network is so near that what it lacks is a neuron or some digits, not a layer."""

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.matrix_free import taken_apart
+from unveil.identification.fitting.measured import Errors, Measured
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.work import Work
 from unveil.outcome import Outcome
@@ -28,6 +30,7 @@ class Known:
     # rows and biases of the next layer, in terms of what comes out of these, as many as were read, up to sign
     rows: tuple[np.ndarray, np.ndarray] | None = field(default=None, compare=False)
     network: Network | None = None  # a whole network, if there is one
+    errors: Errors | None = field(default=None, compare=False)  # standard deviations of its weights, if measured
 
     @classmethod
     def of(cls, found: Identification) -> Known:
@@ -38,7 +41,27 @@ class Known:
         layers = [Layer(w, b, relu) for w, b in read]
         rows = found.stats.get("rows_partial") if layers else found.stats.get("rows_read")
         rows = rows if rows is not None and len(rows[0]) else None
-        return cls(tuple(layers), rows, found.network)
+        errors, network = found.stats.get("deviations"), found.network
+        if network is not None and errors is not None:
+            # Neurons that were found to be one, or to do nothing, have left the network since.
+            same = network.widths == tuple(len(bias) for _, bias in errors)
+            errors = errors if same else None
+        return cls(tuple(layers), rows, network, errors)
+
+    def measured(self, network: Network) -> Measured | None:
+        """What was measured of a network that begins as the one that was read, free neurons behind those read; None
+        of another one, or where nothing was."""
+        if self.network is None or self.errors is None or len(network.layers) != len(self.network.layers):
+            return None
+        weights, errors = taken_apart(network)[0], []
+        for (w, b), (v, c), (e, f) in zip(weights, taken_apart(self.network)[0], self.errors, strict=True):
+            k, d = v.shape
+            if not np.array_equal(w[:k, :d], v) or not np.array_equal(b[:k], c):
+                return None
+            wide = np.full(w.shape, np.inf)
+            wide[:k, :d] = e
+            errors.append((wide, np.append(f, np.full(len(b) - k, np.inf))))
+        return Measured.of(weights, errors)
 
     def both_sides(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The rows of the next layer, active on either side: which of both is not known."""

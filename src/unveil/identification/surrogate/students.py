@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters, polish
 from unveil.identification.fitting.matrix_free import DAMPING, fit
+from unveil.identification.fitting.measured import Measured
 from unveil.identification.fitting.robust import STRAYS, off, trimmed_rms
 from unveil.identification.surrogate.work import of_product
 from unveil.whitebox.network import Network
@@ -62,11 +63,17 @@ class Student:
     damping: float  # of its next step
     best: Network  # the best one on answers it was not fitted to
     error: float  # root mean square error of that there, absolute, but for the worst `STRAYS` of the answers
+    measured: Measured | None = None  # what was measured of its weights, which counts beside the answers
 
     @classmethod
-    def begin(cls, network: Network, held: Told) -> Student:
+    def begin(cls, network: Network, held: Told, measured: Measured | None = None) -> Student:
         """A student as it starts, held against answers it was not fitted to."""
-        return cls(network, DAMPING, network, trimmed_rms(network, *held))
+        return cls(network, DAMPING, network, trimmed_rms(network, *held), measured)
+
+    def again(self, network: Network, damping: float, held: Told) -> Student:
+        """The student begun anew as this network, which may have lost neurons: then it is another one than measured."""
+        measured = self.measured if network.widths == self.network.widths else None
+        return replace(Student.begin(network, held, measured), damping=damping)
 
     def after(self, network: Network, damping: float, held: Told) -> Student:
         """The student as another network, the better one of both kept."""
@@ -158,7 +165,11 @@ def fitted(  # noqa: PLR0913 - one round of a student, by name
         polished = polish(tail, h, y, noise=noise, steps=plan.times, weight=counts)
         tail, taken = polished.network, polished.steps
     else:
-        got = fit(tail, h, y, noise=noise, steps=plan.times, most=plan.most, damping=damping, counts=counts)
+        # What few answers tell stays as it was measured; of few parameters, as above, answers tell all.
+        held = None if student.measured is None else student.measured.behind(first)
+        got = fit(
+            tail, h, y, noise=noise, steps=plan.times, most=plan.most, damping=damping, counts=counts, measured=held
+        )
         tail, damping, taken = got.network, got.damping, got.products
     work = max(plan.each * taken + plan.beside, 1.0)
     return Network((*network.layers[:first], *tail.layers), network.shape), damping, work
