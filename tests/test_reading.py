@@ -180,6 +180,31 @@ def test_derivatives_are_sums_of_the_active_neurons_of_a_whole_layer_only(exact:
         assert more.use.tolist() == [True] * 6 + [False]
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_derivative_calls_for_the_neurons_without_which_the_others_do_not_make_it_up(exact: bool) -> None:
+    called = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((10, 6, 3), rng, bias=0.3)
+        (W, b), x = weights[0], rng.standard_normal((60, 10))
+        slopes = relu_gradients(weights, x) + (0 if exact else 1e-3) * rng.standard_normal((60, 3, 10))
+        stations = [Station(*each, 1e-12 if exact else 1e-3) for each in zip(x, slopes, strict=True)]
+        size = np.linalg.norm(W, axis=1)
+        # One of them twice, and one of which two weights are unknown.
+        neurons = followed(np.append(W, W[:1], axis=0) / np.append(size, size[0])[:, None], np.append(b, b[0]) / 2)
+        neurons[2] = replace(neurons[2], known=np.arange(10) > 1)
+        sums, side = Sums.of_stations([], neurons, stations, HELD[exact]), rng.choice([-1.0, 1.0, 1.0, 1.0], 7)
+        use, which = rng.random(7) < 0.9, np.arange(7)
+        calls, active = sums.calls(side, use, which)
+        tells, wrong = sums.judged(side, use)
+        np.testing.assert_array_equal(active, (tells & ~wrong)[:, None] & (sums.z * side > 0))
+        for i in which:
+            without = sums.judged(side, use & (which != i))[1]
+            np.testing.assert_array_equal(calls[:, i], active[:, i] & without)
+        called += int(calls.sum())
+    assert called > 100
+
+
 def test_a_reading_keeps_the_better_network() -> None:
     rng = np.random.default_rng(1)
     setup, state = begun(random_weights(SIZES, rng), np.float64, rng)

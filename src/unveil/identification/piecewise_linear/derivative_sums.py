@@ -171,10 +171,7 @@ class Sums:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Which vectors could contradict these candidates with these sides, whatever they are if None, and which of
         them do."""
-        active = use if side is None else ((self.z * side > 0) | self.blind) & use
-        parts = self.normals * np.broadcast_to(active, self.z.shape)[:, :, None]
-        if self.blind[:, use].any():
-            parts = np.concatenate([parts, self.seen.move * self.veiled(use)[:, :, None]], axis=1)
+        parts = self._parts(side, use)
         _, s, vt = np.linalg.svd(parts, full_matrices=False)
         spans = s > DEPENDENT
         share = np.einsum("nqd,nmd->nqm", vt, self.vectors) * spans[:, :, None]
@@ -196,8 +193,28 @@ class Sums:
         """Which vectors call for each of some candidates, as they contradict the others without it, and which could."""
         tells, wrong = self.judged(side, use)
         active = (tells & ~wrong)[:, None] & (self.z[:, which] * side[which] > 0)
-        without = [self.judged(side, use & (np.arange(len(use)) != i))[1] for i in which]
-        return active & np.array(without, dtype=bool).reshape(active.shape[::-1]).T, active
+        parts, most = self._parts(side, use), self.held.part + self.held.sigmas * self.error
+        u, s, vt = np.linalg.svd(parts, full_matrices=False)
+        inverse = np.swapaxes(u * np.where(s > DEPENDENT, 1 / np.maximum(s, DEPENDENT), 0)[:, None] @ vt, 1, 2)
+        share = self.vectors @ inverse
+        left = ((self.vectors - share @ parts) ** 2).sum(axis=(1, 2))
+        # Of a normal 1 / |inverse| is its own; one that the others make up is not missed.
+        own = np.einsum("nkd,ndk->nk", parts, inverse) > 1 - DEPENDENT
+        gone = np.where(own, (share**2).sum(axis=1) / np.maximum((inverse**2).sum(axis=1), 1e-300), 0)[:, which]
+        calls = active & (np.sqrt(left[:, None] + gone) > most[:, None])
+        for c in np.flatnonzero(self.blind[:, which].any(axis=0)):
+            # What its unknown weights may add is not there either.
+            calls[:, c] = active[:, c] & self.judged(side, use & (np.arange(len(use)) != which[c]))[1]
+        return calls, active
+
+    def _parts(self, side: Float[np.ndarray, " K"] | None, use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, "N P D"]:
+        """What may be in each vector, zero where it is not: normals of these candidates with these sides, whatever they
+        are if None, and behind them values before that unknown weights may add."""
+        active = use if side is None else ((self.z * side > 0) | self.blind) & use
+        parts = self.normals * np.broadcast_to(active, self.z.shape)[:, :, None]
+        if self.blind[:, use].any():
+            parts = np.concatenate([parts, self.seen.move * self.veiled(use)[:, :, None]], axis=1)
+        return np.asarray(parts)
 
     def votes(self, use: Bool[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
         """On which sides neurons have the larger share in vectors, or do not have none: the clearer the larger."""
@@ -288,7 +305,7 @@ class Sums:
         side, (tells, wrong) = np.ones(len(spare)), self.judged(None, use)
         if wrong.sum() <= (1 - least) * tells.sum():
             side = self.turned(use)
-            which = np.flatnonzero(use if self.held.few else spare)
+            which = np.flatnonzero((use if self.held.few else spare) & spare.any())
             calls, active = self.calls(side, use, which)
             usual = _share(calls, active)
             for i in which[spare[which] & ~calls.any(axis=0)]:
