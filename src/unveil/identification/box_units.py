@@ -88,7 +88,7 @@ def _settled(found: Identification, unit: Affine, settle: Settler, rng: np.rando
     return dataclasses.replace(found, network=network, residual=error, stats=stats)
 
 
-def in_units(x: np.ndarray | None, unit: Affine) -> np.ndarray | None:
+def in_units(x: Float[np.ndarray, "*shape"] | None, unit: Affine) -> Float[np.ndarray, "*shape"] | None:
     """Given inputs, (N, n), in these units; what has no such shape as it is, for others to refuse."""
     fits = x is not None and np.ndim(x) == 2 and np.shape(x)[1] == unit.n
     return np.asarray(x) * unit.deviation + unit.mean if fits else x

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.arguments import Randomness, examples, generator, must_be
 from unveil.blackbox.noise_model import answers_noise
@@ -55,7 +56,7 @@ def identify(
     rng: Randomness,
     activation: str | tuple[str, ...] | None = None,
     widths: tuple[int, ...] | None = None,
-    x: np.ndarray | None = None,
+    x: Float[np.ndarray, "N n"] | None = None,
 ) -> Identification:
     """Find a network by asking.
 
@@ -127,7 +128,9 @@ def identify(
     return dataclasses.replace(better, queries=oracle.ledger.asked - start)
 
 
-def _where_defined(oracle: Oracle, x: np.ndarray | None, read: Callable[..., Identification]) -> Identification:
+def _where_defined(
+    oracle: Oracle, x: Float[np.ndarray, "N n"] | None, read: Callable[..., Identification]
+) -> Identification:
     """What `read(oracle, x=x)` finds; where inputs far out have no answer, again among inputs of usual size, which do.
     Raises MissingAnswers: inputs of usual size have none, or the domain is bounded. Queries: see `identify`."""
     start = oracle.ledger.asked
@@ -147,7 +150,7 @@ def _identified(
     rng: np.random.Generator,
     names: tuple[str, ...],
     widths: tuple[int, ...] | None,
-    x: np.ndarray | None,
+    x: Float[np.ndarray, "N n"] | None,
 ) -> Identification:
     """`identify` in the units of the questions."""
     start = oracle.ledger.asked
@@ -223,7 +226,9 @@ def _read(method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> I
     return _leaving_a_fit(method, oracle, rng) if found is None else found
 
 
-def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:
+def _with_a_fit(
+    best: Identification, oracle: Oracle, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None
+) -> Identification:
     """What was read, and a fit where that is not all and the budget leaves something for it."""
     worth = oracle.ledger.left >= WORTH_A_FIT
     # Of answers with few digits a fit to many tells what each of them hides.
@@ -269,7 +274,9 @@ def _of_constant(network: Network, oracle: Oracle) -> Outcome:
     return Outcome.not_resolved if hidden else Outcome.nothing_to_find
 
 
-def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:
+def _fitted(
+    best: Identification, oracle: Oracle, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None
+) -> Identification:
     """What was read, and a network fitted from there on, whose error is known."""
     copy = _tried(Surrogate.behind(best, x=x), oracle, rng)
     stats = {**best.stats, "surrogate": copy.stats}

@@ -71,7 +71,7 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
     count: int,
     rng: np.random.Generator,
     fine: float = 0.0,
-    ask: Callable[[np.ndarray], np.ndarray] | None = None,
+    ask: Callable[[Float[np.ndarray, "N n"]], Float[np.ndarray, "N m"]] | None = None,
     noise: Rounding | None = None,
 ) -> Validation:
     """Hold a network against fresh answers.

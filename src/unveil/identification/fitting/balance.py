@@ -6,7 +6,7 @@ import contextlib
 from math import log10
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 LOVASZ = 0.99  # by how much a reduced vector may be shorter than the one before it
 # Neurons whose signs are all tried out at most; so many digits less than one choice in 10 is right by chance.
@@ -67,7 +67,7 @@ def but_for_one(
     return sign[near[0]] if fits[0] and not fits[1:].any() else None
 
 
-def _lattice(A: np.ndarray, p: np.ndarray) -> np.ndarray | None:
+def _lattice(A: Float[np.ndarray, "q k"], p: Float[np.ndarray, " q"]) -> Float[np.ndarray, " k"] | None:
     """Zero-one solutions of a few real equations: a short vector of a lattice, by reduction at rising precision."""
     q, k = A.shape
     target = (p + A.sum(axis=1)) / 2
@@ -90,7 +90,7 @@ def _lattice(A: np.ndarray, p: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def _reduce(rows: np.ndarray) -> np.ndarray:
+def _reduce(rows: Float[np.ndarray, "b e"]) -> Shaped[np.ndarray, "b b"]:
     """Lenstra, Lenstra, Lovasz reduction in floating point; returns the integer change of basis."""
     b = rows.copy()
     count = len(b)

@@ -84,7 +84,11 @@ def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: B
 
 
 def pushed(
-    network: Network, depth: int, neuron: Int[np.ndarray, " K"], x: Float[np.ndarray, "K n"], goal: np.ndarray
+    network: Network,
+    depth: int,
+    neuron: Int[np.ndarray, " K"],
+    x: Float[np.ndarray, "K n"],
+    goal: Float[np.ndarray, " K"],
 ) -> Float[np.ndarray, "K n"]:
     """The points moved along the gradients of their neurons until the preactivations are these, `goal`, (K,)."""
     # A first layer's hyperplane is met at once; a deeper one bends on the way.
@@ -126,7 +130,7 @@ def _drawn(
 
 
 def gradients(
-    network: Network, depth: int, slope: Float[np.ndarray, "K d"], sums: list[np.ndarray]
+    network: Network, depth: int, slope: Float[np.ndarray, "K d"], sums: list[Float[np.ndarray, "K _"]]
 ) -> Float[np.ndarray, "K n"]:
     """Gradients by the inputs, one per point, of functions of which `slope` are the gradients by what layer `depth`
     takes. `sums`: the preactivations of the layers before it, at these points."""

@@ -145,7 +145,9 @@ def _stacked(networks: Sequence[Network]) -> _Blocks:
     ]
 
 
-def _applied(function: Callable[[np.ndarray], np.ndarray], z: Float[np.ndarray, "S N k"]) -> Float[np.ndarray, "S N k"]:
+def _applied(
+    function: Callable[[Float[np.ndarray, "_ k"]], Float[np.ndarray, "_ k"]], z: Float[np.ndarray, "S N k"]
+) -> Float[np.ndarray, "S N k"]:
     return np.asarray(function(z.reshape(-1, z.shape[-1])).reshape(z.shape))
 
 

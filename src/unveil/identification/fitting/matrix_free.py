@@ -157,8 +157,11 @@ def _felt(
 
 
 def back(
-    weights: Pairs, slopes: Sequence[np.ndarray | None], r: Float[np.ndarray, "N m"], first: int
-) -> list[np.ndarray]:
+    weights: Pairs,
+    slopes: Sequence[Float[np.ndarray, "N _"] | Bool[np.ndarray, "N _"] | None],
+    r: Float[np.ndarray, "N m"],
+    first: int,
+) -> list[Float[np.ndarray, "N _"]]:
     """What comes back to the sums of every layer from `first` on, last layer first."""
     out = [_felt(r, slopes[-1])]
     for i in range(len(weights) - 1, first, -1):
@@ -232,15 +235,15 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
 
 
 def _solved(  # noqa: PLR0913 - one solution, by name
-    gradient: list[np.ndarray],
-    precondition: Callable[[list[np.ndarray]], list[np.ndarray]],
-    times: Callable[[list[np.ndarray]], list[np.ndarray]],
+    gradient: list[Float[np.ndarray, "_ _"]],
+    precondition: Callable[[list[Float[np.ndarray, "_ _"]]], list[Float[np.ndarray, "_ _"]]],
+    times: Callable[[list[Float[np.ndarray, "_ _"]]], list[Float[np.ndarray, "_ _"]]],
     most: int,
     cost: float,
     enough: float,
     *,
     patient: bool,
-) -> tuple[list[np.ndarray], int]:
+) -> tuple[list[Float[np.ndarray, "_ _"]], int]:
     """The solution of the normal equations by preconditioned conjugate gradients, `most` of them, and how many. `cost`:
     the sum of squares where they begin. `enough`: what may be left of it. `patient`: whether those that explain no more
     go on."""
@@ -278,11 +281,15 @@ class _Factors(NamedTuple):
         return np.asarray(linalg.cho_solve(self.b, linalg.cho_solve(self.a, r.T).T))
 
 
-def _single(slope: np.ndarray | None) -> np.ndarray | None:
+def _single(
+    slope: Float[np.ndarray, "N k"] | Bool[np.ndarray, "N k"] | None,
+) -> Float[np.ndarray, "N k"] | Bool[np.ndarray, "N k"] | None:
     return slope if slope is None or slope.dtype == bool else slope.astype(np.float32)
 
 
-def _normal_times(weights: list[np.ndarray], kept: list[Kept], p: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _normal_times(
+    weights: list[Float[np.ndarray, "_ _"]], kept: list[Kept], p: Sequence[Float[np.ndarray, "_ _"]]
+) -> list[Float[np.ndarray, "_ _"]]:
     """`J^T J p`, weighted: forwards along a change of the parameters, and back."""
     out = [np.zeros_like(each) for each in p]
     step = [each.astype(np.float32) for each in p]
@@ -304,10 +311,10 @@ def _normal_times(weights: list[np.ndarray], kept: list[Kept], p: Sequence[np.nd
 
 
 def _add_gradient(
-    out: list[np.ndarray],
+    out: list[Float[np.ndarray, "_ _"]],
     weights: Pairs,
-    values: list[np.ndarray],
-    slopes: Sequence[np.ndarray | None],
+    values: list[Float[np.ndarray, "N _"]],
+    slopes: Sequence[Float[np.ndarray, "N _"] | Bool[np.ndarray, "N _"] | None],
     r: Float[np.ndarray, "N m"],
     first: int,
 ) -> None:
@@ -344,7 +351,7 @@ class Conjugate:
         self._directions, self._products = (np.empty((most, size), dtype=np.float32) for _ in range(2))
         self._count = 0
 
-    def keep(self, p: Sequence[np.ndarray], q: Sequence[np.ndarray]) -> None:
+    def keep(self, p: Sequence[Float[np.ndarray, "_ _"]], q: Sequence[Float[np.ndarray, "_ _"]]) -> None:
         curved, size = dot(p, q), np.sqrt(dot(p, p))
         if curved <= 0 or size == 0:
             return
@@ -353,7 +360,7 @@ class Conjugate:
             np.multiply(np.concatenate([a.ravel() for a in each]), scale, out=out, casting="same_kind")
         self._count += 1
 
-    def to_all(self, z: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def to_all(self, z: Sequence[Float[np.ndarray, "_ _"]]) -> list[Float[np.ndarray, "_ _"]]:
         """z without what is not conjugate to the directions kept."""
         kept = min(self._count, len(self._directions))
         whole = np.concatenate([a.ravel() for a in z])
@@ -362,6 +369,6 @@ class Conjugate:
         return [part.reshape(a.shape) for part, a in zip(each, z, strict=True)]
 
 
-def dot(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
+def dot(a: Sequence[Float[np.ndarray, "_ _"]], b: Sequence[Float[np.ndarray, "_ _"]]) -> float:
     """Sum of the products of all entries."""
     return float(sum(np.vdot(u, v) for u, v in zip(a, b, strict=True)))

@@ -50,13 +50,13 @@ class Asked:
         """Numbers of the largest batch that is kept."""
         return self.most // 4
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         x = self.oracle.nearest(x)
         y = self.oracle(x)
         self.keep(x, y)
         return y
 
-    def unkept(self, x: np.ndarray) -> np.ndarray:
+    def unkept(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """Answers that are not kept."""
         return self.oracle(self.oracle.nearest(x))
 
@@ -76,7 +76,7 @@ class Asked:
         self.y.append(y[whole])
         self.kept += x.size
 
-    def _told(self, y: np.ndarray) -> Bool[np.ndarray, " N"]:
+    def _told(self, y: Float[np.ndarray, "N m"]) -> Bool[np.ndarray, " N"]:
         """Which answers are rounded about as the usual one: one fit to all would follow the others' rounding."""
         if self.oracle.uneven is None:
             return np.ones(len(y), dtype=bool)
@@ -324,7 +324,12 @@ def explain(unsigned: Unsigned, asked: Asked, size: float, fine: float) -> tuple
 
 
 def ending(
-    unsigned: Unsigned, solution: np.ndarray, fits: np.ndarray, asked: Asked, size: float, enough: float = 0.0
+    unsigned: Unsigned,
+    solution: Float[np.ndarray, "q m"],
+    fits: Bool[np.ndarray, " N"],
+    asked: Asked,
+    size: float,
+    enough: float = 0.0,
 ) -> tuple[Network, float]:
     """The network: which sides are active, and the output layer; an affine part is folded in if there is one.
 

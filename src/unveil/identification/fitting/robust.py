@@ -39,7 +39,7 @@ class Robust:
         return _huber(squares, self.bound)
 
 
-def _huber(squares: np.ndarray, bound: float) -> float:
+def _huber(squares: Float[np.ndarray, " N"], bound: float) -> float:
     far = squares > bound**2
     loss = squares.copy()
     loss[far] = 2 * bound * np.sqrt(squares[far]) - bound**2

@@ -155,7 +155,11 @@ def all_needed(
 
 
 def _fitted_well(
-    network: Network, told: tuple[np.ndarray, np.ndarray, Counts], enough: float, fit: Fit, holds: Holds
+    network: Network,
+    told: tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"], Counts],
+    enough: float,
+    fit: Fit,
+    holds: Holds,
 ) -> Network | None:
     """The network after fitting, if it explains the answers well enough."""
     for _ in range(ROUNDS):

@@ -29,7 +29,7 @@ _TURNED, _WIDEST = 10, 256
 
 def free_network(  # noqa: PLR0913 - what is given and what is free of a network
     read: Sequence[Layer],
-    rows: tuple[np.ndarray, np.ndarray] | None,
+    rows: tuple[Float[np.ndarray, "r d"], Float[np.ndarray, " r"]] | None,
     widths: Sequence[int],
     x: Float[np.ndarray, "N n"],
     m: int,

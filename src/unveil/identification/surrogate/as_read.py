@@ -21,7 +21,7 @@ def worse_at(
     best: Network,
     read: Network,
     held: Told,
-    ask: Callable[[np.ndarray], Told],
+    ask: Callable[[Float[np.ndarray, "N n"]], Told],
     inputs: dict[str, Float[np.ndarray, "_ n"]],
 ) -> str | None:
     """The first kind of inputs at which a fit leaves more of the answers than what was read, all of these taken

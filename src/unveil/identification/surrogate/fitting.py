@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
@@ -309,7 +310,7 @@ class Fitting(Run):
     def _ask_more(self, count: int, networks: Sequence[Network] = ()) -> None:
         self.told = self.told.and_(self._asked(questions(self.oracle, networks, count, self.rng, self.examples)))
 
-    def _asked(self, x: np.ndarray) -> Told:
+    def _asked(self, x: Float[np.ndarray, "N n"]) -> Told:
         """Answers; log-ratios that have run out of digits are left out."""
         y = self.oracle(x)
         whole = intact(y, self.oracle.widest)
@@ -331,7 +332,7 @@ class Fitting(Run):
             noise = min(noise, float(exact.floor.max())) if exact.exact else noise
         return noise
 
-    def _counts(self, y: np.ndarray) -> np.ndarray:
+    def _counts(self, y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N m"]:
         """What errors of exact answers are multiplied by: where outputs nearly tie, less of one changes the label."""
         if y.shape[1] == 1 or self.oracle.ordered or not len(y) or self.noise >= EXACT * y.std():
             return np.ones_like(y)
@@ -376,8 +377,7 @@ class Fitting(Run):
         return right
 
     def _judged(self) -> Identification:
-        """What came out, held against answers that nothing was chosen by. Queries: `JUDGED`, and the examples, `GIVEN`
-        at most."""
+        """What came out, held against answers nothing was chosen by. Queries: `JUDGED` and at most `GIVEN` examples."""
         if self.best is None:
             return self.end(Outcome.budget_ended)
         network, outcome, error = self.best, Outcome.approximate, np.inf
