@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -13,8 +14,9 @@ from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.piecewise_linear import reading
-from unveil.identification.piecewise_linear.derivative_sums import Sums, runs
+from unveil.identification.piecewise_linear.derivative_sums import Sums
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplane_walks import entering
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates, told_twice
@@ -27,7 +29,7 @@ from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import _settled
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.sightings import Sightings
+from unveil.identification.piecewise_linear.sightings import Sightings, runs
 from unveil.identification.piecewise_linear.sign_recovery import by_sparsity
 from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
 
@@ -325,3 +327,78 @@ def test_a_first_line_that_shows_nothing_is_followed_by_another(monkeypatch: pyt
     assert found.outcome is uv.Outcome.complete
     # Along few directions a hyperplane's normal is cheap.
     assert found.stats["directions"] < 80
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_walks_along_a_hyperplane_end_where_one_more_value_matters(seed: int) -> None:
+    layers, _ = network(seed)
+    rng = np.random.default_rng(seed)
+    found, _ = known(layers[2], rng)
+    one, unknown = found[0], 1
+    blind = np.arange(D) == unknown
+    one = replace(one, weights=np.where(blind, 0, one.weights), known=~blind)
+    x, normal = entering(layers[:2], one, unknown, 2 * rng.standard_normal((60, D)))
+    assert len(x) > 5
+
+    def seen(x: np.ndarray) -> np.ndarray:
+        return after(layers[:2], x) @ one.weights + one.bias
+
+    assert (after(layers[:2], x)[:, unknown] > 0).all()
+    assert np.abs(seen(x)).max() < 1e-6
+    # It grows along the normal as fast as along any direction.
+    step = 1e-7 * normal
+    along = (seen(x + step) - seen(x - step)) / 2e-7
+    aside = rng.standard_normal(x.shape)
+    aside = 1e-7 * (aside - (aside * normal).sum(axis=1, keepdims=True) * normal)
+    assert np.median(along) > 0
+    assert np.median(np.abs(seen(x + aside) - seen(x - aside)) / along) < 1e-12
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_candidate_more_is_judged_where_it_may_be_active(seed: int) -> None:
+    layers, probe = network(seed)
+    rng = np.random.default_rng(seed)
+    found, side = known(layers[1], rng)
+    found[2] = replace(found[2], known=np.arange(D) != 1)
+    seen = Sightings.none(probe, D).with_random(8)
+    sums = Sums.of(layers[:1], found, seen.at, seen.slope, seen.doubt * np.sqrt(D))
+    for i in range(D):
+        without = np.arange(D) != i
+        for up in (1.0, -1.0):
+            turned = np.where(without, side, up * side)
+            now = sums.judged_with(i, turned, np.ones(D, dtype=bool), sums.judged(turned, without))
+            whole = sums.judged(turned, np.ones(D, dtype=bool))
+            assert all((one == other).all() for one, other in zip(now, whole, strict=True))
+
+
+def test_what_was_read_along_few_directions_is_kept_where_the_budget_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    oracle = uv.as_oracle(relu_net(random_weights((80, 6, 1), rng, bias=0.5)), 80, budget=100_000)
+    ask = Asked(oracle)
+    noise = rounding(ask, rng.standard_normal((8, 80)), 1e-16, rng)
+    setup, frame = Setup(Probe(ask, noise, rng), ask, 50.0, 24, 8), Frame.of_input(80, None)
+    start = reading._first_line(setup, frame)
+    assert start is not None
+    directions = reading.Directions.along(start, rng)
+    assert directions is not None
+    many = ManyLayers(Sightings.none(setup.probe, 6), [(np.eye(6), np.zeros(6))])
+
+    def stopped(inner: Setup, frame: Frame, line: Line) -> Iterator[Reading]:
+        yield Reading.begun(inner, frame)
+        if behind:
+            yield replace(Reading.begun(inner, frame), many=many)
+        inner.oracle(rng.standard_normal((int(oracle.ledger.left) + 1, directions.few.shape[1])))
+
+    monkeypatch.setattr(reading, "read_network", stopped)
+    inner = reading._along(setup, directions)
+    behind = True
+    before = oracle.ledger.budget
+    state, end = reading._read_along(inner, directions, start)
+    assert state.many is many
+    assert isinstance(end, uv.BudgetExceeded)
+    # What it takes to read it along all inputs is left.
+    assert oracle.ledger.budget == before
+    assert oracle.ledger.left >= 80 * directions.few.shape[1]
+    behind = False
+    with pytest.raises(uv.BudgetExceeded):
+        reading._read_along(inner, directions, start)

@@ -13,9 +13,9 @@ from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import derivative, row_space
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.neuron import Neuron
-from unveil.identification.piecewise_linear.partial_network import RANK, Moves, explained, local, moved
+from unveil.identification.piecewise_linear.partial_network import RANK, Moves, local, moved
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.sightings import Sightings
+from unveil.identification.piecewise_linear.sightings import Sightings, runs
 from unveil.identification.piecewise_linear.sign_recovery import Sets, too_many
 
 
@@ -36,7 +36,6 @@ HELD = {True: Held(1e-5, 100.0, 1e-7, 5, 1e-5, 0.0), False: Held(0.02, 3.0, 1e3,
 DEPENDENT, NEAR = 1e-6, 1e-7
 APART = 100.0  # how much a share counts falls by this exponent with what of its normal the others have
 NONE = 1e-3  # a neuron with a smaller share than this has none
-LONGEST = 6  # places of a line that are taken together at most
 TURNS = 200  # vectors that decide about sides
 # Vectors that are tried out for what they are sums of, at most, and sets of neurons for each.
 TRIED, MOST_SETS = 20, 15_000
@@ -151,7 +150,7 @@ class Sums:
         seen = Moves(*(np.concatenate(pair) for pair in zip(both[0].seen, both[1].seen, strict=True)))
         return replace(self, seen=seen, **of)
 
-    def among(self, which: slice) -> Sums:
+    def among(self, which: slice | Bool[np.ndarray, " N"]) -> Sums:
         """With some of the vectors only."""
         of: dict[str, Any] = {name: getattr(self, name)[which] for name in ROWS}
         return replace(self, seen=Moves(*(each[which] for each in self.seen)), **of)
@@ -171,7 +170,7 @@ class Sums:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Which vectors could contradict these candidates with these sides, whatever they are if None, and which of
         them do."""
-        parts = self._parts(side, use)
+        parts = np.delete(self._parts(side, use), np.flatnonzero(~use), axis=1)
         _, s, vt = np.linalg.svd(parts, full_matrices=False)
         spans = s > DEPENDENT
         share = np.einsum("nqd,nmd->nqm", vt, self.vectors) * spans[:, :, None]
@@ -181,6 +180,16 @@ class Sums:
         clear = ~(~self.blind & near & use).any(axis=1)
         tells = clear & (spans.sum(axis=1) < self.seen.rank)
         return tells, tells & off
+
+    def judged_with(
+        self, i: int, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"], without: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`judged`, of which candidate `i` is one, from what it told without that one: where it is not active nothing
+        changes."""
+        there = self.blind[:, i] | (self.z[:, i] * side[i] > -NEAR * (1 + np.linalg.norm(self.seen.h, axis=1)))
+        tells, wrong = (each.copy() for each in without)
+        tells[there], wrong[there] = self.among(there).judged(side, use)
+        return tells, wrong
 
     def score(self, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"]) -> float:
         """How much more vectors agree with these sides than contradict them."""
@@ -379,22 +388,3 @@ def _values(found: Sequence[Neuron], h: Float[np.ndarray, "N k"]) -> Float[np.nd
     """What candidates see."""
     W, b = (np.array([getattr(one, name) for one in found]) for name in ("weights", "bias"))
     return np.asarray(h @ W.T + b)
-
-
-def runs(sightings: Sightings, layers: list[AffineMap]) -> Int[np.ndarray, "N LONGEST"]:
-    """Places of derivatives between which no neuron behind these layers switches, the last one again where there are
-    fewer: breakpoints between them are neurons' of the layers."""
-    lines, piece = sightings.lines, sightings.piece
-    sizes = [len(line.t) for line in lines]
-    first = np.cumsum([0, *sizes])
-    # How many breakpoints up to each one are others'.
-    foreign = np.concatenate([[0], np.cumsum(~explained(layers, np.concatenate([line.points for line in lines])))])
-    order = np.lexsort((piece[:, 1], piece[:, 0]))
-    line, at = piece[order, 0], first[piece[order, 0]] + piece[order, 1]
-    start = np.append(True, (line[1:] != line[:-1]) | (foreign[at[1:]] != foreign[at[:-1]]))
-    out = []
-    for some in np.split(order, np.flatnonzero(start)[1:]):
-        for i in range(0, len(some), LONGEST):
-            part = some[i : i + LONGEST]
-            out.append(np.append(part, np.repeat(part[-1], LONGEST - len(part))))
-    return np.array(out, dtype=int).reshape(-1, LONGEST)

@@ -24,8 +24,9 @@ ENOUGH, WIDER, AGAIN = 3, 40_000, 4
 # Places with the same neurons active that are taken before others; how near a hyperplane they may be.
 ALIKE, CLEAR = 10, 1e-3
 # A candidate is trusted that was met so often, at this share of the places where it should be, on so many lines; one
-# that is not whole at this share, and with more than so many of its weights known.
-OFTEN, MET, LINES = 8, 0.9, 5
+# that is not whole at the share `ALWAYS`, and with more than so many of its weights known. Where a layer before lacks a
+# neuron that is active, a layer's own are missed: on lines that lead there at up to a third of the places.
+OFTEN, MET, MET_WHOLE, LINES = 8, 0.8, 0.6, 5
 ALWAYS, MOST_KNOWN = 0.98, 0.5
 EXPLAINS = 4  # contradictions that one trusted less must explain
 TELLING = 30  # vectors that must tell before a neuron that none calls for is left out
@@ -40,47 +41,55 @@ def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: l
 
     Those that are met wherever they should be come first, then those that explain what is left; what nothing calls for
     is left out, but for what cannot be a deeper layer's. One that is known in part may add anything where its unknown
-    weights matter. Queries: `FRESH (d + 4)`, at most `1 + AGAIN` times, and `2 BOTH (d + 4)` for each candidate left
-    out.
+    weights matter; where its normals are sums of the others' it is a deeper layer's. Queries: `FRESH (d + 4)`, at most
+    `1 + AGAIN` times, and `2 BOTH (d + 4)` for each candidate left out.
     """
     here = Here(sightings, views, layers, found)
-    trusted = np.array([one.should >= OFTEN and one.were >= MET * one.should and one.lines >= LINES for one in found])
+    whole = np.array([one.whole for one in found])
+    least = np.where(whole, MET_WHOLE, MET)
+    trusted = np.array([one.should >= OFTEN and one.lines >= LINES for one in found])
+    trusted &= np.array([one.were / max(one.should, 1) for one in found]) >= least
     firm = np.array([one.whole or (one.were >= ALWAYS * one.should and one.known.mean() > MOST_KNOWN) for one in found])
-    use = trusted & firm if (trusted & firm).any() else trusted.copy()
+    # Where an unknown weight matters nothing tells: one known in part must explain more than it hides.
+    use = next((use for use in (trusted & whole, trusted & firm) if use.any()), trusted.copy())
     sums, side = here.told_apart(use)
 
-    def count(side: np.ndarray, use: np.ndarray) -> tuple[int, int]:
-        tells, wrong = sums.judged(side, use)
+    def count(judged: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
+        tells, wrong = judged
         return int(tells.sum() - wrong.sum()), int(wrong.sum())
 
-    now = count(side, use)
+    deeper = np.array([not full and here.deeper(i, side, use) for i, full in enumerate(whole)])
+    use &= ~deeper
     while True:
-        best: tuple[float, np.ndarray, np.ndarray, tuple[int, int]] | None = None
-        for i in np.flatnonzero(~use):
+        judged = sums.judged(side, use)
+        now = count(judged)
+        best: tuple[float, np.ndarray, np.ndarray] | None = None
+        for i in np.flatnonzero(~use & ~deeper):
             if found[i].known.sum() < 2:
                 continue
             for up in (1.0, -1.0):
                 more, other = use.copy(), side.copy()
                 more[i], other[i] = True, up
-                then = count(other, more)
+                then = count(sums.judged_with(int(i), other, more, judged))
                 explains = now[1] - then[1]
-                gain = explains - 0.5 * max(now[0] - then[0], 0) + 0.25 * trusted[i]
-                least = 1 if trusted[i] else EXPLAINS
-                if explains >= least and gain > 0 and (best is None or gain > best[0]):
-                    best = gain, other, more, then
+                # One known in part explains nothing that it hides.
+                hides = (0.5 if whole[i] else 1.0) * max(now[0] - then[0], 0)
+                gain = explains - hides + 0.25 * trusted[i]
+                if explains >= (1 if trusted[i] else EXPLAINS) and gain > 0 and (best is None or gain > best[0]):
+                    best = gain, other, more
         if best is None:
             break
-        _, side, use, now = best
+        _, side, use = best
     for i in sorted(np.flatnonzero(use), key=lambda i: found[i].were):
         fewer = use.copy()
         fewer[i] = False
         tells, own = here.at_own(int(i), side, fewer)
         if trusted[i] and firm[i] and (tells & ~own).sum() <= own.sum():
             continue
-        then = count(side, fewer)
+        then = count(sums.judged(side, fewer))
         if now[0] >= TELLING and then[1] <= now[1] and then[0] >= now[0]:
             use, now = fewer, then
-    for i in np.flatnonzero(~use):
+    for i in np.flatnonzero(~use & whole):
         if found[i].were == found[i].should >= OFTEN and found[i].lines >= LINES:
             up = here.own_side(int(i), sums, side, use)
             use[i], side[i] = bool(up), up or side[i]
@@ -122,6 +131,12 @@ class Here(NamedTuple):
         some = self.members(i)
         x, normal = self.sightings.x[self.views.which[some]], self.views.normal[some]
         return Sums.of(self.layers, self.found, x, normal[:, None], self.views.error[some]).judged(side, others)
+
+    def deeper(self, i: int, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"]) -> bool:
+        """Whether most normals of a candidate that could contradict that are sums of the others': where few values are
+        active a neuron of a deeper layer follows what this one's weights for these say."""
+        tells, own = self.at_own(i, side, use & (np.arange(len(use)) != i))
+        return bool((tells & ~own).sum() >= max(AGREE, own.sum() + 1))
 
     def own_side(self, i: int, sums: Sums, side: Float[np.ndarray, " K"], others: Bool[np.ndarray, " K"]) -> float:
         """On which side a candidate is active that the others do without; 0 if it is a deeper neuron's, or not told.

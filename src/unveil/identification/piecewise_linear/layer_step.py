@@ -13,6 +13,7 @@ from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint
 from unveil.identification.piecewise_linear.derivative_sums import Chosen
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplane_walks import entering
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
 from unveil.identification.piecewise_linear.layer_choice import MET
 from unveil.identification.piecewise_linear.neuron import Neuron
@@ -27,6 +28,9 @@ MORE = 0.5  # lines of each kind in a round for each neuron of the first layer
 AT_ONCE, OTHERS, TIMES = 24, 20, 3
 # Points and directions among which these places are chosen, near and around the critical points of each neuron.
 ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
+# Unknown weights for which walks along a hyperplane lead to such places where no line does, those of the best known
+# neurons first; walks for each, and how far beside critical points they begin at most.
+WALKED, WALKS, ABOUT = 12, 60, 0.5
 # Places where a layer is asked whether a neuron is missing, of so many times as many where no unknown weight matters.
 LOOKS, AMONG = 300, 4
 # A line from a point that is not explained ends at one of so many that are and have much the same neurons active.
@@ -58,7 +62,7 @@ class LayerStep:
     views: Views  # critical points behind it
     found: list[Neuron]  # candidates
     old: int  # how many views these come from
-    tried: Counter[tuple[int, int]]  # how often each unknown weight was looked for, by what was known of its neuron
+    tried: Counter[tuple[int, int]]  # how often each unknown weight was looked for, by the key of its neuron
     near: Float[np.ndarray, "B d"] | None = None  # points near which these are looked for, too
 
     @classmethod
@@ -110,11 +114,32 @@ class LayerStep:
         base = base if self.near is None else np.concatenate([base, self.near])
         direction = np.concatenate([rng.standard_normal(base.shape), sightings.normal[near]])
         everywhere, base = Frame.of_input(d, None), np.concatenate([base, beside])
-        there = places(layers, some, base, direction, self.tried, OTHERS, everywhere)[:AT_ONCE]
+        tried = Counter(
+            {(i, j): n for i, one in enumerate(some) for (key, j), n in self.tried.items() if key == one.key}
+        )
+        there = places(layers, some, base, direction, tried, OTHERS, everywhere)
+        base, direction = self._walked(some, {(place.neuron, place.unknown) for place in there})
+        there = [*there, *places(layers, some, base, direction, tried, OTHERS, everywhere)][:AT_ONCE]
         if not there:
             return []
-        self.tried.update((place.neuron, place.unknown) for place in there)
+        self.tried.update((some[place.neuron].key, place.unknown) for place in there)
         return complete_weights(sightings.probe, layers, some, there, everywhere)[0]
+
+    def _walked(
+        self, some: list[Neuron], had: set[tuple[int, int]]
+    ) -> tuple[Float[np.ndarray, "W d"], Float[np.ndarray, "W d"]]:
+        """Where hyperplanes enter regions where one unknown weight begins to matter, and their normals there. `had`:
+        weights that need no such place."""
+        sightings, rng = self.state.sightings, self.state.sightings.probe.rng
+        order = sorted(range(len(some)), key=lambda i: int((~some[i].known).sum()))
+        wanted = [(i, int(j)) for i in order for j in np.flatnonzero(~some[i].known) if (i, int(j)) not in had]
+        out = [(np.empty((0, sightings.d)),) * 2]
+        for i, j in wanted[:WALKED]:
+            x = sightings.x[rng.choice(some[i].members, WALKS)]
+            x = x + ABOUT * rng.random((WALKS, 1)) * rng.standard_normal(x.shape)
+            out.append(entering(self.state.layers, some[i], j, x))
+        base, direction = map(np.concatenate, zip(*out, strict=True))
+        return base, direction
 
     def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
         """The layer, and where it explains how answers change and where not. Queries: `2 LOOKS`."""
@@ -128,9 +153,11 @@ class LayerStep:
         x = sightings.probe.rng.permutation(x)
         return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
 
-    def completed_by_sums(self, chosen: Chosen) -> tuple[AffineMap, bool]:
-        """The layer with unknown weights that derivatives tell, and whether all are."""
-        found = weights_from_sums(self.state.sightings, self.state.layers, self.found, chosen.side, chosen.use)
+    def completed_by_sums(self, chosen: Chosen, later: LayerStep) -> tuple[AffineMap, bool]:
+        """The layer with unknown weights that were told later or that derivatives tell, and whether all are."""
+        more = {one.key: one for one in later.found}
+        found = [better if (better := more.get(one.key)) and not one.whole else one for one in self.found]
+        found = weights_from_sums(later.state.sightings, self.state.layers, found, chosen.side, chosen.use)
         return chosen.layer(found), all(one.whole for one, used in zip(found, chosen.use, strict=True) if used)
 
     def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> LayerStep:

@@ -85,9 +85,10 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
             trial = _Trial.of(step)
             barren = 0 if best is None or len(trial.layer[1]) > len(best.layer[1]) else barren + 1
             best = trial if best is None or trial.rank >= best.rank else best
-            layer, whole = best.step.completed_by_sums(best.chosen) if best.told else (best.layer, False)
+            layer, whole = best.step.completed_by_sums(best.chosen, step) if best.told else (best.layer, False)
             done = number == ROUNDS - 1 or barren >= BARREN
-            done |= bool(best.told and ((barren and best.contradicted <= FEW) or (whole and not best.contradicted)))
+            # A weight that is given as 0 where it matters is an error of everything behind this layer.
+            done |= whole and ((barren > 0 and best.contradicted <= FEW) or not best.contradicted)
             had = opened.get(len(state.layers) + 1)
             if done and best.told and best.contradicted <= CONTRADICT and (had is None or not _same(layer, had)):
                 state = replace(step.state, layers=[*state.layers, layer], partial=None)

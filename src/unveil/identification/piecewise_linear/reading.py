@@ -33,6 +33,7 @@ from unveil.identification.piecewise_linear.sightings import by_place
 from unveil.identification.piecewise_linear.whole_fit import finish_exact
 from unveil.identification.piecewise_linear.wide_input import widen
 from unveil.identification.validation import FEWEST, FEWEST_IN_BOX, how_many, validate
+from unveil.outcome import BudgetExceeded
 from unveil.whitebox.network import Network
 
 
@@ -225,6 +226,7 @@ BEYOND, INSIDE = 0.3, 0.9
 POOL = 2000  # points that the last digits must suit
 # So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
 BENDS, NARROWEST = 96, 32
+KEPT = 0.1  # share of the budget that is kept back for reading along all inputs what was read along a few
 PLACES, LINES = 12, 4  # places where rounding is measured, and lines tried for one that shows something
 
 
@@ -244,11 +246,15 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
         directions = None if start is None else _fewest(setup, start)
         if start is not None and directions is not None:
             yield replace(Reading.begun(setup, frame), directions=directions.few.shape[1])
-            widened = _widened(setup, frame, directions, start)
+            inner = _along(setup, directions)
+            along, stopped = _read_along(inner, directions, start)
+            widened = _widened(setup, inner, frame, directions, along)
             if widened is not None:
                 yield widened
-                if widened.spent or widened.whole:
-                    return
+            if stopped:
+                raise stopped
+            if widened is not None and (widened.spent or widened.whole):
+                return
     yield from read_network(setup, frame, start)
 
 
@@ -294,11 +300,32 @@ def _along(setup: Setup, directions: Directions) -> Setup:
     return setup._replace(probe=probe, log=log, inputs=setup.oracle.n)
 
 
-def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) -> Reading | None:
-    """The network along a few directions, then along all; None if that fails."""
-    inner, p = _along(setup, directions), directions.few.shape[1]
-    for state in read_network(inner, Frame.of_input(p, None), directions.seen(start)):
-        along = state
+def _read_along(inner: Setup, directions: Directions, start: Line) -> tuple[Reading, BudgetExceeded | None]:
+    """The network along a few directions; where the budget ends meanwhile, what was read behind the first layer, and
+    that it ended: what it takes to read that along all inputs is kept back, if it is little."""
+    ledger, (n, p) = inner.oracle.ledger, directions.few.shape
+    wanted = n * -(-p // inner.probe.m)
+    budget = allowed = ledger.budget
+    if budget is not None and wanted <= KEPT * ledger.left:
+        ledger.budget = allowed = budget - wanted
+    state: Reading | None = None
+    try:
+        for now in read_network(inner, Frame.of_input(p, None), directions.seen(start)):
+            state = now
+    except BudgetExceeded as stopped:
+        if state is None or state.many is None:
+            raise
+        return state, stopped
+    finally:
+        if ledger.budget == allowed:  # a stop may have set another one meanwhile
+            ledger.budget = budget
+    assert state is not None
+    return state, None
+
+
+def _widened(setup: Setup, inner: Setup, frame: Frame, directions: Directions, along: Reading) -> Reading | None:
+    """What was read along a few directions, along all; None if that fails. `inner`: what it was read with."""
+    p = directions.few.shape[1]
     few, first, many = along.network, along.first, along.many
     ended = replace(Reading.begun(setup, frame), directions=p, told=along.told, over=True, spent=True, why=along.why)
     if few is None and many is not None:

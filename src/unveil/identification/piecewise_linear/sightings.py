@@ -14,6 +14,7 @@ from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import SHORT, CriticalPoint, normal_at
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.partial_network import explained
 from unveil.identification.piecewise_linear.probe import Probe
 
 VAGUE = 1e-5  # normals known worse than this are left out
@@ -21,6 +22,7 @@ FAR, BEYOND = 3.0, 1.0  # how far lines through usual values reach, and beyond b
 UNEQUAL = 0.7  # how unequal values at unusual points are
 # Places where rounding is measured, how far apart its answers are, and the quantile that is taken, so many times.
 PLACES, CLOSE, QUANTILE, TIMES = 60, 1e-6, 0.95, 3.0
+LONGEST = 6  # places of a line that are taken together at most
 
 
 @dataclass(frozen=True)
@@ -177,3 +179,22 @@ def by_place(
     quiet /= (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
     floor = np.maximum(noise.floor, TIMES / less * np.quantile(quiet, QUANTILE, axis=0))
     return replace(noise, floor=floor, relative=noise.relative * float((floor / noise.floor).max()))
+
+
+def runs(sightings: Sightings, layers: list[AffineMap]) -> Int[np.ndarray, "N LONGEST"]:
+    """Places of derivatives between which no neuron behind these layers switches, the last one again where there are
+    fewer: breakpoints between them are neurons' of the layers."""
+    lines, piece = sightings.lines, sightings.piece
+    sizes = [len(line.t) for line in lines]
+    first = np.cumsum([0, *sizes])
+    # How many breakpoints up to each one are others'.
+    foreign = np.concatenate([[0], np.cumsum(~explained(layers, np.concatenate([line.points for line in lines])))])
+    order = np.lexsort((piece[:, 1], piece[:, 0]))
+    line, at = piece[order, 0], first[piece[order, 0]] + piece[order, 1]
+    start = np.append(True, (line[1:] != line[:-1]) | (foreign[at[1:]] != foreign[at[:-1]]))
+    out = []
+    for some in np.split(order, np.flatnonzero(start)[1:]):
+        for i in range(0, len(some), LONGEST):
+            part = some[i : i + LONGEST]
+            out.append(np.append(part, np.repeat(part[-1], LONGEST - len(part))))
+    return np.array(out, dtype=int).reshape(-1, LONGEST)
