@@ -254,12 +254,12 @@ def search(ask: Ask, frame: Frame, noise: Rounding, rng: np.random.Generator, fa
     return line_search(ask, base, direction, low, high, noise, rng)[0]
 
 
-def row_space(J: np.ndarray) -> np.ndarray:
+def row_space(J: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "n r"]:
     _, s, vt = np.linalg.svd(J, full_matrices=False)
     return np.asarray(vt[s > 1e-9 * max(float(s.max(initial=0)), 1e-300)].T)
 
 
-def across(span: np.ndarray, inverse: np.ndarray | None = None) -> Frame:
+def across(span: Float[np.ndarray, "n r"], inverse: Float[np.ndarray, "n r"] | None = None) -> Frame:
     """Some directions as coordinates; the pseudoinverse of their matrix, transposed, if they are not orthonormal."""
     n, r = span.shape
     return Frame(

@@ -84,7 +84,13 @@ class _Straight:
         return np.asarray(np.sqrt((bend**2).mean(axis=1)) > LEFT * limit(bend.shape[1]))
 
 
-def _straight(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radius: np.ndarray) -> _Straight:
+def _straight(
+    probe: Probe,
+    frame: Frame,
+    x: Float[np.ndarray, "P n"],
+    value: Float[np.ndarray, "P m"],
+    radius: Float[np.ndarray, " P"],
+) -> _Straight:
     """Shorten random steps until both sides of each point answer as one line does. Queries: `2 P` per round, twice that
     with two steps per point, and of few digits those of `_sigma`."""
     count, d = len(x), frame.d
@@ -116,7 +122,13 @@ def _straight(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radi
     return out
 
 
-def _sigma(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radius: np.ndarray) -> np.ndarray:
+def _sigma(
+    probe: Probe,
+    frame: Frame,
+    x: Float[np.ndarray, "P n"],
+    value: Float[np.ndarray, "P m"],
+    radius: Float[np.ndarray, " P"],
+) -> Float[np.ndarray, "P m"]:
     """Standard deviations of answers with few digits at these places, from steps too short for anything else to show:
     rounding depends on what is active. Queries: `2 NEARBY P`"""
     usual = probe.noise.at(x, value)
@@ -126,7 +138,7 @@ def _sigma(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radius:
     return np.asarray(np.clip(np.sqrt((bend**2).mean(axis=0) / 6), usual, LOUDER * usual))
 
 
-def _reach(radius: np.ndarray, d: int, longer: float) -> np.ndarray:
+def _reach(radius: Float[np.ndarray, " P"], d: int, longer: float) -> Float[np.ndarray, "P d"]:
     """Lengths of steps along single coordinates: a random step moves every neuron by its whole norm."""
     return np.repeat((radius * max(1.0, np.sqrt(d) / longer))[:, None], d, axis=1)
 
@@ -187,7 +199,7 @@ def _one_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
 
 
 def _along(
-    probe: Probe, frame: Frame, x: np.ndarray, reach: np.ndarray
+    probe: Probe, frame: Frame, x: Float[np.ndarray, "P n"], reach: Float[np.ndarray, "P d"]
 ) -> Iterator[tuple[slice, slice, Float[np.ndarray, "R c m"]]]:
     """Answers one step along each coordinate, a few points or a part of the coordinates of one at a time.
 

@@ -216,7 +216,9 @@ def confirm(probe: Probe, frame: Frame, planes: Hyperplanes, others: Hyperplanes
     return Confirmed(_shares(hits, beside, places)[0], places)
 
 
-def _shares(hits: np.ndarray, beside: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _shares(
+    hits: Float[np.ndarray, " k"], beside: Float[np.ndarray, " k"], places: Float[np.ndarray, " k"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """The share of places at which something is met that is not met beside, and its standard deviation."""
     count = np.maximum(places, 1)
     p, q = hits / count, beside / count
@@ -226,7 +228,7 @@ def _shares(hits: np.ndarray, beside: np.ndarray, places: np.ndarray) -> tuple[n
     return (p - q) / alone, doubt
 
 
-def _crosses(frame: Frame, rows: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def _crosses(frame: Frame, rows: Float[np.ndarray, "k d"], bias: Float[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
     """Which hyperplanes have legal inputs on both sides."""
     if frame.within is None:
         return np.ones(len(rows), dtype=bool)

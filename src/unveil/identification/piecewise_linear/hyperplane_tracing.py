@@ -146,7 +146,9 @@ class _One:
         size = float(np.linalg.norm(w))
         return Neuron(w / size, float(self.theta[-1]) / size, self.known, (), self.spread / size**2)
 
-    def located(self, places: Callable[[_One], np.ndarray], count: int, fine: float = 0.0) -> tuple[_One, bool]:
+    def located(
+        self, places: Callable[[_One], Float[np.ndarray, "P d"]], count: int, fine: float = 0.0
+    ) -> tuple[_One, bool]:
         """The breakpoint in so many of these places where everything active is known, in `FIRST` of them once its
         weights are known to `fine`; False if it is not there."""
         one, had, last = self, len(self.g), 0
@@ -245,7 +247,7 @@ class _One:
             x = x * np.clip(1 - part[:, :1] * a - part[:, 1:] * b, least, 2.0)
         return x, which
 
-    def usable(self, x: Float[np.ndarray, "P d"], entered: np.ndarray | None = None) -> _Places:
+    def usable(self, x: Float[np.ndarray, "P d"], entered: Int[np.ndarray, " P"] | None = None) -> _Places:
         """Short steps across the hyperplane near these points, where it is known well enough and nothing else bends."""
         unit = np.eye(len(self.known))
         for turn in range(NEWTON):
@@ -322,7 +324,7 @@ class _One:
         return one, one.own > 0.6
 
 
-def _first(there: _Places, count: int, order: np.ndarray) -> _Places:
+def _first(there: _Places, count: int, order: Float[np.ndarray, " P"]) -> _Places:
     """The first few of every neuron that has begun to matter."""
     ranked = np.argsort(order, kind="stable")
     chosen = [ranked[there.entered[ranked] == j][:count] for j in np.unique(there.entered)]

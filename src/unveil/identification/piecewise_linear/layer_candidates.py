@@ -193,7 +193,10 @@ def _grown(one: Neuron, views: Views) -> Neuron:
 
 
 def told_twice(
-    unknown: Int[np.ndarray, " C"], told: Float[np.ndarray, "C 1"], line: Int[np.ndarray, " C"], agree: np.ndarray
+    unknown: Int[np.ndarray, " C"],
+    told: Float[np.ndarray, "C 1"],
+    line: Int[np.ndarray, " C"],
+    agree: Bool[np.ndarray, " C"],
 ) -> Bool[np.ndarray, " C"]:
     """Which of the critical points that agree tell much the same of an unknown weight as one of another line does.
 

@@ -160,7 +160,7 @@ class LayerStep:
         found = weights_from_sums(later.state.sightings, self.state.layers, found, chosen.side, chosen.use)
         return chosen.layer(found), all(one.whole for one, used in zip(found, chosen.use, strict=True) if used)
 
-    def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> LayerStep:
+    def looked(self, told: tuple[Float[np.ndarray, "R d"], Float[np.ndarray, "W d"]] | None) -> LayerStep:
         """With lines from where the layer is wrong to where it is right, and others."""
         step = self
         if told is not None and len(told[0]) and len(told[1]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
@@ -60,7 +60,9 @@ def _turn(planes: Hyperplanes, group: Bool[np.ndarray, " k"]) -> Float[np.ndarra
     return np.asarray(np.sign(planes.rows[group] @ planes.rows[group.argmax()]))
 
 
-def _with_normal(probe: Probe, frame: Frame, planes: Hyperplanes, group: np.ndarray, line: Line) -> Hyperplanes:
+def _with_normal(
+    probe: Probe, frame: Frame, planes: Hyperplanes, group: Int[np.ndarray, " g"], line: Line
+) -> Hyperplanes:
     """These hyperplanes, those of a group with the normal that is seen from both sides of it."""
     row, size = planes.rows[group[0]], float(np.linalg.norm(line.direction))
     ends = np.stack([line.base - OUT * line.direction, line.base + OUT * line.direction])

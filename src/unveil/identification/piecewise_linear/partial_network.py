@@ -111,7 +111,7 @@ def alike(
 
 
 def doubt_of_sums(
-    layers: Sequence[AffineMap], spreads: Sequence[np.ndarray], x: Float[np.ndarray, "N d"]
+    layers: Sequence[AffineMap], spreads: Sequence[Float[np.ndarray, "_ ..."]], x: Float[np.ndarray, "N d"]
 ) -> Float[np.ndarray, "N q"]:
     """Variance of what the last layer's neurons sum up; of inputs themselves none. `spreads`: covariances of the
     errors of each layer's rows, biases at the end, (k, q + 1, q + 1); (k, 1, 1) where biases alone are off, of none

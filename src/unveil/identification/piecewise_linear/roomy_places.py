@@ -144,7 +144,12 @@ class _Program:
         return np.asarray(size)
 
     def _switched(
-        self, sums: np.ndarray, given: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], room: np.ndarray, at: int
+        self,
+        sums: Float[np.ndarray, "k v"],
+        given: Float[np.ndarray, " k"],
+        bounds: tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]],
+        room: Float[np.ndarray, " k"],
+        at: int,
     ) -> None:
         """A layer that sees these sums of variables, and what is given besides, within bounds."""
         (low, high), k = bounds, len(given)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import linalg
 
 from unveil.blackbox.breakpoints import line_search
@@ -60,7 +60,9 @@ def met_nearer(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
     return found.with_rows(planes.replaced(again))
 
 
-def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
+def sharpened(
+    probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | Int[np.ndarray, " w"]
+) -> LayerFound:
     """With these rows measured again, where their hyperplane is far from all others and steps can be long. Queries:
     those of a line search, and of `derivatives` at two points, per row."""
     room = _Room(probe.rng, frame, found.straight)
@@ -180,7 +182,7 @@ FREE, DOUBT = 4.0, 10.0
 
 
 def unmix(
-    frame: Frame, found: LayerFound, layer: tuple[np.ndarray, np.ndarray]
+    frame: Frame, found: LayerFound, layer: tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]]
 ) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Sharper rows from all derivatives measured on the way, by alternating least squares.
 
@@ -203,7 +205,7 @@ def unmix(
 
 
 def _mixed(
-    frame: Frame, found: LayerFound, layer: tuple[np.ndarray, np.ndarray]
+    frame: Frame, found: LayerFound, layer: tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]]
 ) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]]:
     """Unit rows that all derivatives agree on, and their errors."""
     rows, bias = layer

@@ -105,7 +105,7 @@ class Traced:
         return replace(self, layers=layers, spreads=spreads, partial=(), looked=frozenset(), whole=None)
 
 
-def _largest(spreads: Sequence[np.ndarray]) -> float:
+def _largest(spreads: Sequence[Float[np.ndarray, "_ ..."]]) -> float:
     """The largest error of a row with these covariances."""
     return float(np.sqrt(max(np.trace(each, axis1=1, axis2=2).max() for each in spreads if len(each))))
 
@@ -250,7 +250,12 @@ def _through(usual: Frame, rng: np.random.Generator) -> Lines:
 
 
 def _across(
-    probe: Probe, behind: Behind, layer: AffineMap, doubt: float, wrong: np.ndarray, right: np.ndarray
+    probe: Probe,
+    behind: Behind,
+    layer: AffineMap,
+    doubt: float,
+    wrong: Float[np.ndarray, "W d"],
+    right: Float[np.ndarray, "R d"],
 ) -> Lines:
     """Short lines across where the layer begins to be wrong, between points at which much the same neurons are active.
     Queries: those of `steady` at `LINES` points, `HALVINGS` times."""

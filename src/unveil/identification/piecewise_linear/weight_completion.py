@@ -122,7 +122,9 @@ def roomy_places(
     return out, nowhere
 
 
-def _place(layers: list[AffineMap], neuron: Neuron, x: np.ndarray, i: int, j: int, largest: float) -> Place | None:
+def _place(
+    layers: list[AffineMap], neuron: Neuron, x: Float[np.ndarray, " n"], i: int, j: int, largest: float
+) -> Place | None:
     (values, J), row = local(layers, x), neuron.weights
     normal = J.T @ row
     across = normal - J[j] * (J[j] @ normal) / max(J[j] @ J[j], 1e-300)
@@ -139,7 +141,9 @@ def _place(layers: list[AffineMap], neuron: Neuron, x: np.ndarray, i: int, j: in
     return Place(i, j, x, across * (reach / length), rate * reach, float(values[j]), shared)
 
 
-def _others(layers: list[AffineMap], rows: np.ndarray, bias: np.ndarray, place: Place) -> int:
+def _others(
+    layers: list[AffineMap], rows: Float[np.ndarray, "K k"], bias: Float[np.ndarray, " K"], place: Place
+) -> int:
     """How many other breakpoints are to be expected near a place."""
     t, h = along(layers, place.x, place.step, -1.0, 1.0)
     return len(t) - 2 + len(zeros(t, h @ rows.T + bias)[0])

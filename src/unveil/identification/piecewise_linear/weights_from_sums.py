@@ -85,7 +85,9 @@ def _apart(parts: Float[np.ndarray, "q d"]) -> bool:
     return bool(np.linalg.svd(parts / size, compute_uv=False)[-1] > APART)
 
 
-def _told(sightings: Sightings, x: Float[np.ndarray, "P d"], parts: list[np.ndarray]) -> tuple[float | None, bool]:
+def _told(
+    sightings: Sightings, x: Float[np.ndarray, "P d"], parts: list[Float[np.ndarray, "_ d"]]
+) -> tuple[float | None, bool]:
     """The weight that derivatives at these places agree on; whether the neuron has no share in any of them."""
     if len(x) < AGREE:
         return None, False

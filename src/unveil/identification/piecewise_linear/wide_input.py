@@ -253,7 +253,7 @@ def _outer(
     rows: Float[np.ndarray, "k p"],
     bias: Float[np.ndarray, " k"],
     outer: Float[np.ndarray, "m k"],
-    told: list[tuple[SparsePlace, np.ndarray, np.ndarray]],
+    told: list[tuple[SparsePlace, Float[np.ndarray, "m g"], Float[np.ndarray, " m"]]],
 ) -> AffineMap:
     """The output layer behind one hidden layer, as the places show it where neurons were told."""
     outer = outer.copy()
@@ -264,8 +264,13 @@ def _outer(
 
 
 def _shares(
-    probe: Probe, where: list[SparsePlace], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
-) -> list[np.ndarray]:
+    probe: Probe,
+    where: list[SparsePlace],
+    x: Float[np.ndarray, "P n"],
+    value: Float[np.ndarray, "P m"],
+    lift: Float[np.ndarray, "p n"],
+    last: bool,
+) -> list[Float[np.ndarray, "m _"]]:
     """How the answers change with what each neuron of `away` sees, measured."""
     place = np.repeat(np.arange(len(where)), [len(each.away) for each in where])
     back, away = np.concatenate([each.back.T for each in where]), np.concatenate([each.away for each in where])
