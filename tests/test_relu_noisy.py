@@ -15,6 +15,7 @@ from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import after
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.piecewise_linear import behind_first_layer, critical_points
+from unveil.identification.piecewise_linear import settling as settling_module
 from unveil.identification.piecewise_linear.closing import turned
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.derivatives import derivatives
@@ -23,7 +24,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.settling import Settling
+from unveil.identification.piecewise_linear.settling import MANY, ROUNDS, Settling
 from unveil.identification.piecewise_linear.sharpening import unmix
 from unveil.identification.validation import UNEXPLAINED
 
@@ -337,8 +338,18 @@ def test_a_network_that_passes_its_check_stays_though_one_that_does_not_is_off_b
     seen, other = settling.checked(network), uv.Network(network.layers)
     fails = replace(seen, usual=1e-7, further=1e-7, tail=1.0, roundings=UNEXPLAINED + 0.2, wrong=np.ones((1, 6)))
     passes = replace(fails, usual=2e-7, further=2e-7, roundings=UNEXPLAINED - 0.2, wrong=np.empty((0, 6)))
-    monkeypatch.setattr(Settling, "_around", lambda *_: other)
-    for first, then, best in ((fails, passes, other), (passes, passes, network), (fails, fails, network)):
-        checks = iter([first, then, then])
+    monkeypatch.setattr(
+        Settling, "_around", lambda _, trial, __: other if trial is network else uv.Network(network.layers)
+    )
+    for first, *then, best in ((fails, passes, other), (passes, network), (fails, *ROUNDS * [fails], network)):
+        checks = iter([first, *then])
         monkeypatch.setattr(Settling, "checked", lambda *_, checks=checks: next(checks))
         assert settling.settled(network)[0] is best
+        assert not list(checks)
+    # A fit that gains nothing is made again, and so is one of what the next check shows; not of many parameters.
+    worse = replace(fails, usual=1e-6, roundings=UNEXPLAINED + 9)
+    for most, best in ((MANY, passes), (0, fails)):
+        monkeypatch.setattr(settling_module, "MANY", most)
+        checks = iter([fails, worse, passes])
+        monkeypatch.setattr(Settling, "checked", lambda *_, checks=checks: next(checks))
+        assert settling.settled(network)[1] is best
