@@ -165,3 +165,16 @@ def test_what_was_measured_is_that_of_the_network_read_and_of_none_that_lost_neu
     found = uv.Identification(read, uv.Outcome.approximate, 0, 0.1, "critical points", (), {"deviations": errors})
     assert Known.of(found).errors is errors
     assert Known.of(replace(found, network=smaller)).errors is None
+
+
+def test_behind_a_layer_that_was_read_in_part_another_one_may_follow() -> None:
+    deeper = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((12, 10, 10, 10, 3), rng, bias=0.5)
+        known = Known((uv.Network.from_weights(weights).layers[0],), tuple(each[:9] for each in weights[1]))
+        run = Fitting(Wanted(known=known, students=1), uv.as_oracle(relu_net(weights), 12), rng)
+        run.held, run.told = (run._asked(rng.standard_normal((count, 12))) for count in (500, 3000))
+        (begun,) = run._begun()
+        deeper.append(len(begun.layers))
+    assert np.mean(np.array(deeper) == 4) >= 0.8

@@ -47,7 +47,7 @@ PATIENCE, GAIN = 2, 1.15  # rounds in a row that gain less than this factor befo
 PATIENCE_BEHIND = 4  # the same behind several layers, where a round is a small one
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
 # known, of this many neurons.
-SHAPES = ((1.5,), (3.0, 1.5))
+SHAPES, BEHIND_ROWS = ((1.5,), (3.0, 1.5)), ((1.5,), (1.5, 1.0))
 UNKNOWN, FREE = (24, 64), 8
 # The same behind so many layers and more that were read from exact answers, relative to their deviation: how many more
 # there are is not known, and what was read lacks neurons at most that hardly any input switches.
@@ -280,8 +280,8 @@ class Fitting(Run):
         known = bool(self.method.known.layers)
         size = last if known else int(np.clip(last, *UNKNOWN))
         share = 1.0 if size < WIDE else NARROW
-        # Most of a layer of which rows were read is known: what lies behind it is the output.
-        shapes: tuple[tuple[float, ...], ...] = DEEP if self.deep else SHAPES[: 1 if rows else None]
+        # Most of a layer of which rows were read is known: what lies behind it is the output, or one more.
+        shapes: tuple[tuple[float, ...], ...] = DEEP if self.deep else BEHIND_ROWS if rows else SHAPES
         if self.blind and not rows:
             shapes = SEVERAL_MORE
         return [
