@@ -50,8 +50,7 @@ def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: l
     trusted = np.array([one.should >= OFTEN and one.lines >= LINES for one in found])
     trusted &= np.array([one.were / max(one.should, 1) for one in found]) >= least
     firm = np.array([one.whole or (one.were >= ALWAYS * one.should and one.known.mean() > MOST_KNOWN) for one in found])
-    # Where an unknown weight matters nothing tells: one known in part must explain more than it hides.
-    use = next((use for use in (trusted & whole, trusted & firm) if use.any()), trusted.copy())
+    use = trusted & firm if (trusted & firm).any() else trusted.copy()
     sums, side = here.told_apart(use)
 
     def count(judged: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
@@ -70,11 +69,11 @@ def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: l
             for up in (1.0, -1.0):
                 more, other = use.copy(), side.copy()
                 more[i], other[i] = True, up
-                then = count(sums.judged_with(int(i), other, more, judged))
-                explains = now[1] - then[1]
+                tells, wrong = sums.judged_with(int(i), other, more, judged)
+                then = count((tells, wrong))
                 # One known in part explains nothing that it hides.
-                hides = (0.5 if whole[i] else 1.0) * max(now[0] - then[0], 0)
-                gain = explains - hides + 0.25 * trusted[i]
+                explains = now[1] - then[1] if whole[i] else int((judged[1] & tells & ~wrong).sum())
+                gain = explains - 0.5 * max(now[0] - then[0], 0) + 0.25 * trusted[i]
                 if explains >= (1 if trusted[i] else EXPLAINS) and gain > 0 and (best is None or gain > best[0]):
                     best = gain, other, more
         if best is None:
