@@ -171,7 +171,9 @@ def match(kernel: Kernel, lines: list[PixelLine]) -> Matched:
     )
 
 
-def _density(t: np.ndarray, at: np.ndarray, low: float, high: float) -> np.ndarray:
+def _density(
+    t: Float[np.ndarray, " K"], at: Float[np.ndarray, " N"], low: float, high: float
+) -> Float[np.ndarray, " N"]:
     """Breakpoints per unit of t around places: over the whole line, or more where they crowd; the nearest is left out.
     It may be the very one that was predicted."""
     whole = np.full(len(at), len(t) / (high - low))
@@ -309,7 +311,7 @@ def differences_of(kernel: Kernel) -> list[tuple[tuple[int, int], Float[np.ndarr
     return found
 
 
-def _integral(d: np.ndarray, down: int, right: int) -> np.ndarray:
+def _integral(d: Float[np.ndarray, "c a b"], down: int, right: int) -> Float[np.ndarray, "c a b"]:
     """w with `w(i - down, j - right) - w(i, j) = d(i, j)` and nothing before the first row or column."""
     _, a, b = d.shape
     w = np.zeros_like(d)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.convolution.kernel import CLEAR_WEIGHT_SIGMAS, LEAST_WEIGHT_SHARE, Kernel, PixelLine
@@ -121,7 +121,7 @@ class _Point:
         self.jump = line.jump[index] / self.sigma
         self.here = reader.ask(self.sides)
 
-    def ratios(self, moves: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
+    def ratios(self, moves: Float[np.ndarray, "K n"]) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
         """The normal along moves, relative to that along the line, and the standard deviation of it.
 
         Where the slopes' difference is not that of the line's neuron, another neuron lies on the way: then the other
@@ -136,7 +136,9 @@ class _Point:
             error[again] = np.minimum(wide, error[again])
         return ratio, error
 
-    def _ratios(self, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _ratios(
+        self, moves: Float[np.ndarray, "K n"]
+    ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"], Bool[np.ndarray, " K"]]:
         x = self.sides[:, None] + self.step * moves
         y = self.reader.ask(x.reshape(-1, moves.shape[1])).reshape(2, len(moves), -1)
         change = ((y[1] - self.here[1]) - (y[0] - self.here[0])) / self.sigma

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.oracle import Oracle
@@ -88,7 +89,7 @@ class KernelSearch:
         self.noise: Rounding | None = None
         self.curved = False
 
-    def ask(self, x: np.ndarray) -> np.ndarray:
+    def ask(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """Answers to the nearest legal questions."""
         return self.oracle(self.oracle.nearest(x))
 

@@ -136,7 +136,9 @@ class _Reading:
     def _channel(self) -> int:
         return int(self.rng.integers(self.picture.shape[0]))
 
-    def _described(self, grid: Grid, padding: tuple[int, int, int, int] | None, held_out: np.ndarray) -> Kernels:
+    def _described(
+        self, grid: Grid, padding: tuple[int, int, int, int] | None, held_out: Float[np.ndarray, " C"]
+    ) -> Kernels:
         search = self.search
         count, channels = len(search.kernels), self.picture.shape[0]
         weights = np.zeros((count, channels, *grid.size))
@@ -197,7 +199,7 @@ class _Reading:
         )
 
 
-def _expected(kernel: Kernel, search: KernelSearch, grid: Grid, shift: np.ndarray) -> int:
+def _expected(kernel: Kernel, search: KernelSearch, grid: Grid, shift: Int[np.ndarray, " 2"]) -> int:
     total = 0
     for seen in search.lines:
         where = windows(kernel, seen)
@@ -288,7 +290,7 @@ class Grid:
     origin: tuple[int, int]  # row and column of some window's corner, modulo the stride
     shift: Int[np.ndarray, "C 2"]  # rows and columns that each kernel lies inside its window
 
-    def holds(self, place: np.ndarray) -> bool:
+    def holds(self, place: Int[np.ndarray, " 2"]) -> bool:
         """Whether a window lies on it."""
         return all((int(place[a]) - self.origin[a]) % self.stride[a] == 0 for a in range(2))
 
@@ -360,7 +362,7 @@ def _rows(kernels: list[Kernel], grid: Grid, lines: list[PixelLine], axis: int) 
     return met, could
 
 
-def _stride(places: list[np.ndarray]) -> int:
+def _stride(places: list[Int[np.ndarray, " M"]]) -> int:
     spans = [int(np.ptp(p)) for p in places if len(p)]
     for step in range(max(spans, default=1), 1, -1):
         agree = [(p % step == _remainder(p, step)).sum() for p in places]
@@ -369,5 +371,5 @@ def _stride(places: list[np.ndarray]) -> int:
     return 1
 
 
-def _remainder(places: np.ndarray, step: int) -> int:
+def _remainder(places: Int[np.ndarray, " M"], step: int) -> int:
     return int(np.bincount(places % step, minlength=step).argmax()) if len(places) else 0

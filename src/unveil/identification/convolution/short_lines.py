@@ -195,7 +195,7 @@ def _with_rim(kernel: Kernel, picture: Picture) -> Kernel:
     return Kernel(np.pad(kernel.weights, around), kernel.bias, error, kernel.bias_error, (i - above, j - left))
 
 
-def _consistent(kernel: Kernel, equations: np.ndarray, errors: np.ndarray) -> Matched:
+def _consistent(kernel: Kernel, equations: Float[np.ndarray, "M k"], errors: Float[np.ndarray, " M"]) -> Matched:
     """The equations that agree with most others: a short line may have met another neuron."""
     keep = np.ones(len(errors), dtype=bool)
     for _ in range(3):

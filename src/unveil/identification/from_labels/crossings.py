@@ -149,7 +149,7 @@ def located(  # noqa: PLR0913 - where, along what, how finely
         return np.where(found, centre + spread * (low + high) / 2, np.nan)
 
 
-def _likelier(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _likelier(low: Float[np.ndarray, " N"], high: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     """Where to cut brackets of a standard normal variable."""
     with np.errstate(invalid="ignore"):
         middle = (low + high) / 2

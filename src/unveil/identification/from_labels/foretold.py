@@ -118,7 +118,9 @@ def crossings_beside(
     return _crossed(model, chart, start[differ], end[differ])
 
 
-def _crossed(model: Boundaries, chart: Chart, low: np.ndarray, high: np.ndarray) -> Crossings:
+def _crossed(
+    model: Boundaries, chart: Chart, low: Float[np.ndarray, "N d"], high: Float[np.ndarray, "N d"]
+) -> Crossings:
     """Where a model's label changes first on segments, those of them that are legal."""
     start, end = model.sums(low), model.sums(high)
     before, after = model.labels_of(start), model.labels_of(end)

@@ -101,7 +101,12 @@ class Edge:
 
     @classmethod
     def between(
-        cls, z: np.ndarray, normals: tuple[np.ndarray, np.ndarray], faces: tuple[int, int], error: float, rough: float
+        cls,
+        z: Float[np.ndarray, " d"],
+        normals: tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]],
+        faces: tuple[int, int],
+        error: float,
+        rough: float,
     ) -> Edge | None:
         """The edge at z between two faces; None where their normals are too much alike to span a plane."""
         u, v = normals
@@ -195,6 +200,8 @@ def shared_by(edge: Edge, others: list[Edge]) -> Sighted | None:
     return None
 
 
-def apart(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
+def apart(
+    a: Float[np.ndarray, "*shape"] | float, b: Float[np.ndarray, "*shape"] | float
+) -> Float[np.ndarray, "*shape"]:
     """Distance of angles that repeat after half a turn."""
     return np.asarray(np.abs((a - b + np.pi / 2) % np.pi - np.pi / 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy import linalg
 
 from unveil.blackbox.label_crossings import Side
@@ -168,8 +168,13 @@ class Lift:
         return lifted
 
     def _confirmed(
-        self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
-    ) -> np.ndarray:
+        self,
+        at: Crossings,
+        step: Float[np.ndarray, " N"],
+        weights: Float[np.ndarray, "u o"],
+        columns: Int[np.ndarray, " J"],
+        cell: float,
+    ) -> Bool[np.ndarray, " J"]:
         """Which directions' weights foretell the shifts of further boundary points, in sums of several or each.
         Queries: `2 SEVERAL` for each sum, and for each direction in a sum that was not foretold."""
         groups = np.array_split(self.rng.permutation(len(columns)), -(-len(columns) // CONFIRMED))
@@ -186,12 +191,12 @@ class Lift:
     def _foretells(
         self,
         at: Crossings,
-        step: np.ndarray,
+        step: Float[np.ndarray, " N"],
         weights: Float[np.ndarray, "u J"],
         mixed: Float[np.ndarray, "M J"],
-        columns: np.ndarray,
+        columns: Int[np.ndarray, " J"],
         cell: float,
-    ) -> np.ndarray:
+    ) -> Bool[np.ndarray, " M"]:
         """Whether the boundary is where these weights foretell it, after a move along each of M sums of directions.
         Queries: `2 SEVERAL` each."""
         further = len(at) - self._unknown
@@ -278,7 +283,9 @@ class Lift:
         free = np.abs(at.x @ model.inner.T + model.bias) / np.maximum(change, 1e-300)
         return np.asarray(free.min(axis=1, initial=np.inf))
 
-    def _cells(self, at: Crossings, step: np.ndarray, size: np.ndarray) -> Float[np.ndarray, " u"]:
+    def _cells(
+        self, at: Crossings, step: Float[np.ndarray, " u"], size: Float[np.ndarray, " u"]
+    ) -> Float[np.ndarray, " u"]:
         """How finely each point is located, for weight vectors as accurate as wanted, with as few labels as can be."""
         # Without neurons it is the affine part that is to be as accurate.
         k = len(self.model.inner) or self._unknown
@@ -293,7 +300,7 @@ class Lift:
         self.wanted = self.accuracy * cells / np.sqrt(max(float((part @ cells**2).max()), 1e-300))
         return np.asarray(np.maximum(self.wanted, 2 * self.inside.digits))
 
-    def _by_weights(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, "N u"]:
+    def _by_weights(self, at: Crossings, step: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N u"]:
         """Derivatives of each point's shift by the unknown weights along the move."""
         along = np.sum(self.model.gaps(at)[1] * at.along, axis=1)
         return np.asarray(-self._features(at) * (step / along)[:, None])
@@ -301,8 +308,8 @@ class Lift:
     def _shifts(
         self,
         at: Crossings,
-        step: np.ndarray,
-        columns: np.ndarray,
+        step: Float[np.ndarray, " N"],
+        columns: Int[np.ndarray, " J"],
         expected: Float[np.ndarray, "u u"],
         cell: Float[np.ndarray, " N"],
     ) -> Float[np.ndarray, "N J"]:
@@ -321,7 +328,9 @@ class Lift:
             told[i] = np.nan_to_num((found[i] - centre) / spread[i, i])
         return found
 
-    def _solved(self, at: Crossings, step: np.ndarray, shift: np.ndarray) -> Float[np.ndarray, "u J"]:
+    def _solved(
+        self, at: Crossings, step: Float[np.ndarray, " N"], shift: Float[np.ndarray, "N J"]
+    ) -> Float[np.ndarray, "u J"]:
         """Weights that put the boundary where it was found, by Newton's method on the network as it is."""
         model, k = self.model, len(self.model.inner)
         heard = ~np.isnan(shift)
@@ -354,7 +363,7 @@ class Lift:
         size, given = self.everywhere.size / self.stretch, self.everywhere.given / self.stretch
         return Pool(self.side, self.all, size, given, self.rng)
 
-    def _judged(self, weights: np.ndarray, unconfirmed: int) -> Lifted:
+    def _judged(self, weights: Float[np.ndarray, "u o"], unconfirmed: int) -> Lifted:
         model, k = self.model, len(self.model.inner)
         inner = model.inner @ self.basis + weights[:k] @ self.outward
         affine = model.affine @ self.basis
@@ -377,6 +386,6 @@ class Lift:
         return np.asarray(least * np.linalg.norm(at.x, axis=1))
 
 
-def _most_telling(rows: Float[np.ndarray, "N u"], count: int) -> np.ndarray:
+def _most_telling(rows: Float[np.ndarray, "N u"], count: int) -> Int[np.ndarray, " M"]:
     """Which rows span the most, the best first."""
     return np.asarray(linalg.qr(rows.T, mode="r", pivoting=True, check_finite=False)[1][:count])

@@ -308,7 +308,12 @@ def _agreed(
 
 
 def _most(
-    matrix: np.ndarray, base: np.ndarray, value: np.ndarray, fuzz: float, active: np.ndarray, rng: np.random.Generator
+    matrix: Float[np.ndarray, "N P"],
+    base: Float[np.ndarray, " N"],
+    value: Float[np.ndarray, " N"],
+    fuzz: float,
+    active: Int[np.ndarray, " a"],
+    rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " M"], Float[np.ndarray, " P"]]:
     """The active points among those that agree, and with what, of many draws the one where most do."""
     need, most = matrix.shape[1], 0

@@ -217,7 +217,9 @@ class _Sides:
     those of the neurons first. `free`: rows of neurons that are active at all points. `at`: the points.
     """
 
-    def __init__(self, model: LabelModel, share: np.ndarray, free: np.ndarray, at: Crossings) -> None:
+    def __init__(
+        self, model: LabelModel, share: Float[np.ndarray, "c r"], free: Bool[np.ndarray, " r"], at: Crossings
+    ) -> None:
         k = len(model.inner)
         ours, outer = share[:, :k], model.outer
         self.slopes = ours, ours + outer

@@ -173,7 +173,12 @@ def _upward(at: Crossings, pair: tuple[int, int], gradient: Float[np.ndarray, "N
 
 
 def _between(
-    inner: np.ndarray, bias: np.ndarray, weight: np.ndarray, linear: np.ndarray, offset: float, pair: tuple[int, int]
+    inner: Float[np.ndarray, "k d"],
+    bias: Float[np.ndarray, " k"],
+    weight: Float[np.ndarray, " k"],
+    linear: Float[np.ndarray, " d"],
+    offset: float,
+    pair: tuple[int, int],
 ) -> LabelModel:
     """The model of two classes, the lower one's logit zero."""
     return LabelModel(
@@ -188,14 +193,16 @@ def _between(
 
 
 def _oriented(  # noqa: PLR0913 - the pair's last layer, and how exactly it is known
-    A: np.ndarray,
-    b: np.ndarray,
-    weight: np.ndarray,
-    linear: np.ndarray,
+    A: Float[np.ndarray, "k d"],
+    b: Float[np.ndarray, " k"],
+    weight: Float[np.ndarray, " k"],
+    linear: Float[np.ndarray, " d"],
     offset: float,
-    one_sided: np.ndarray,
+    one_sided: Bool[np.ndarray, " k"],
     loose: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float]:
+) -> tuple[
+    Float[np.ndarray, "k d"], Float[np.ndarray, " k"], Float[np.ndarray, " k"], Float[np.ndarray, " d"], float, float
+]:
     if not len(A):
         return A, b, weight, linear, offset, 0.0
     size = float(np.abs(weight).max(initial=0.0)) or 1.0

@@ -120,7 +120,7 @@ def polish_many(model: LabelModel, at: Crossings, rng: np.random.Generator) -> t
     return best, float(np.linalg.norm(one - two, axis=1).max(initial=0.0))
 
 
-def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarray:
+def _step_of_many(model: LabelModel, at: Crossings, off: Float[np.ndarray, " N"]) -> Float[np.ndarray, " P"]:
     """The step that puts boundaries `off` nearer, by least squares.
 
     Derivatives by weight vectors are products of what each neuron does at a point, and of the point: without what its
@@ -217,7 +217,9 @@ def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, 
     return float(rms * np.linalg.norm(inverse, axis=1).max(initial=0.0))
 
 
-def _step(jacobian: np.ndarray, residual: np.ndarray, damping: float) -> np.ndarray:
+def _step(
+    jacobian: Float[np.ndarray, "N P"], residual: Float[np.ndarray, " N"], damping: float
+) -> Float[np.ndarray, " P"]:
     """Solve for the step in units in which every column has length one; columns of what no point sees stay zero."""
     scale = np.linalg.norm(jacobian, axis=0)
     scale[scale <= 1e-10 * scale.max()] = np.inf

@@ -163,7 +163,7 @@ def alike(one: HiddenNeuron, other: HiddenNeuron) -> bool:
     return bool(off < ALIKE)
 
 
-def _of_bend(bends: Bends, left: Int[np.ndarray, " M"], one: int, order: np.ndarray) -> HiddenNeuron | None:
+def _of_bend(bends: Bends, left: Int[np.ndarray, " M"], one: int, order: Int[np.ndarray, " N"]) -> HiddenNeuron | None:
     """The neuron of one bend, the best supported of those that it makes with another."""
     best: HiddenNeuron | None = None
     tried = 0

@@ -292,19 +292,19 @@ class _Face:
         v = self.rng.standard_normal((count, self.chart.n))
         return np.asarray(v - np.outer(v @ self.own, self.own))
 
-    def _at(self, v: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def _at(self, v: Float[np.ndarray, "N d"], p: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N d"]:
         return np.asarray(RADIUS * v + p[:, None] * self.own)
 
-    def _labels(self, v: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def _labels(self, v: Float[np.ndarray, "N d"], p: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         return self.side.labels(self._at(v, p))
 
-    def _position(self, v: np.ndarray, ends: np.ndarray) -> float | None:
+    def _position(self, v: Float[np.ndarray, "1 d"], ends: Int[np.ndarray, " 2"]) -> float | None:
         """Where along the normal the face lies; None where a third label lies in between."""
         low, high = (self._at(v, np.array([p])) for p in (-WIDTH, WIDTH))
         found = cross(self.side, low, high, ends[:1], ends[1:], SHIFT / 64)
         return float(found.x[0] @ self.own) if found.after[0] == ends[1] else None
 
-    def _rays(self, v: np.ndarray) -> Float[np.ndarray, "N d"]:
+    def _rays(self, v: Float[np.ndarray, "1 d"]) -> Float[np.ndarray, "N d"]:
         """Other directions along the face in which every known neuron rests on the same side."""
         way = self._tangent(RAYS_PER_PLACE)
         way /= np.linalg.norm(way, axis=1, keepdims=True)
@@ -314,7 +314,9 @@ class _Face:
             far = np.where(sign * change < 0, (np.abs(now) - AT_REST) / np.abs(change), np.inf)
         return np.asarray(v + np.minimum(far.min(axis=1, initial=LONGEST_RAY), LONGEST_RAY)[:, None] * way)
 
-    def _across(self, v: np.ndarray, ray: np.ndarray, p: float, ends: np.ndarray) -> Float[np.ndarray, "2 d"] | None:
+    def _across(
+        self, v: Float[np.ndarray, " d"], ray: Float[np.ndarray, " d"], p: float, ends: Int[np.ndarray, " 2"]
+    ) -> Float[np.ndarray, "2 d"] | None:
         """The plane of points at which the face is half shifted, between two directions."""
         far = ray[None]
         if (self._labels(np.repeat(far, 2, axis=0), np.array([-WIDTH, WIDTH])) != ends).any():

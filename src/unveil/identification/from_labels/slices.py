@@ -321,7 +321,11 @@ def _told(
 
 
 def _fitted(
-    seen: Sightings, free: Bool[np.ndarray, " N"], rows: Int[np.ndarray, " s"], normal: np.ndarray, error: float
+    seen: Sightings,
+    free: Bool[np.ndarray, " N"],
+    rows: Int[np.ndarray, " s"],
+    normal: Float[np.ndarray, " d"],
+    error: float,
 ) -> tuple[Hyperplanes, Int[np.ndarray, " s"]] | None:
     """The hyperplane that most bends agree on, from what two of them tell; None where chance might make so many."""
     offset = -float(normal @ seen.z[rows].mean(axis=0))

@@ -98,7 +98,11 @@ def told(seen: Int[np.ndarray, "k N"], faces: Faces, planes: Hyperplanes) -> Int
 
 
 def _where_bent(
-    faces: Faces, planes: Hyperplanes, which: int, met: tuple[np.ndarray, np.ndarray], sure: Hyperplanes
+    faces: Faces,
+    planes: Hyperplanes,
+    which: int,
+    met: tuple[Int[np.ndarray, " e"], Int[np.ndarray, " p"]],
+    sure: Hyperplanes,
 ) -> Bool[np.ndarray, " p"]:
     """Which faces that go on behind a hyperplane tell that it is bent.
 

@@ -90,7 +90,7 @@ def neurons(curves: list[Curve], scale: Float[np.ndarray, " 2"]) -> Transition |
     return Transition(np.exp(best.x[:2]), best.x[2:4], np.maximum(error[:2], error[2:]), rms)
 
 
-def _numbers(scale: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " 4"]:
+def _numbers(scale: Float[np.ndarray, " 2"], points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, " 4"]:
     """What multiplies `[tanh p tanh q, tanh p, tanh q, 1]` along a curve, of length one."""
     matrix = _features(scale, points)
     size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
@@ -98,12 +98,12 @@ def _numbers(scale: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " 4"]:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
-def _features(scale: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 4"]:
+def _features(scale: Float[np.ndarray, " 2"], points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 4"]:
     p, q = np.tanh(points * scale).T
     return np.column_stack([p * q, p, q, np.ones(len(p))])
 
 
-def _biases(curves: list[Curve], scale: np.ndarray) -> list[np.ndarray]:
+def _biases(curves: list[Curve], scale: Float[np.ndarray, " 2"]) -> list[Float[np.ndarray, " 2"]]:
     """Both biases, each pair that satisfies all curves' equations."""
     # exp(2 s p) = (1 + tanh) / (1 - tanh): from products of tanh to products of exponentials.
     mixed = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
@@ -124,7 +124,9 @@ def _biases(curves: list[Curve], scale: np.ndarray) -> list[np.ndarray]:
     return [np.log(pair) / 2 for pair in pairs if (pair > 0).all() and np.isfinite(pair).all()]
 
 
-def _outputs(curves: list[Curve], which: list[int], scale: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
+def _outputs(
+    curves: list[Curve], which: list[int], scale: Float[np.ndarray, " 2"], bias: Float[np.ndarray, " 2"]
+) -> list[Float[np.ndarray, " s"]]:
     """B of each pair of labels and A of each curve that fit best."""
     count = max(which) + 1
     blocks, target = [], []
@@ -137,26 +139,28 @@ def _outputs(curves: list[Curve], which: list[int], scale: np.ndarray, bias: np.
     return [np.linalg.lstsq(np.concatenate(blocks), np.concatenate(target), rcond=None)[0]]
 
 
-def _off_scales(at: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " N"]:
+def _off_scales(at: Float[np.ndarray, " 2"], points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, " N"]:
     """Distance of points from the curve of given log scales that suits them best."""
     return _off_curve(np.concatenate([at, _numbers(np.exp(at), points)]), points)
 
 
 @np.errstate(all="ignore")
-def _off_curve(at: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " N"]:
+def _off_curve(at: Float[np.ndarray, " 6"], points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, " N"]:
     """Distance of points from `numbers @ features = 0`, to first order; `at` is (log scales, numbers)."""
     scale = np.exp(at[:2])
     return _divided(_features(scale, points) @ at[2:], _steep(scale, at[2:], points))
 
 
-def _steep(scale: np.ndarray, numbers: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 2"]:
+def _steep(
+    scale: Float[np.ndarray, " 2"], numbers: Float[np.ndarray, " 4"], points: Float[np.ndarray, "N 2"]
+) -> Float[np.ndarray, "N 2"]:
     p, q = np.tanh(points * scale).T
     down = scale / np.cosh(points * scale) ** 2
     return np.column_stack([(numbers[0] * q + numbers[1]) * down[:, 0], (numbers[0] * p + numbers[2]) * down[:, 1]])
 
 
 @np.errstate(all="ignore")
-def _off_all(at: np.ndarray, curves: list[Curve], which: list[int]) -> Float[np.ndarray, " N"]:
+def _off_all(at: Float[np.ndarray, " P"], curves: list[Curve], which: list[int]) -> Float[np.ndarray, " N"]:
     """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each)."""
     scale, bias, count = np.exp(at[:2]), at[2:4], max(which) + 1
     parts = []
@@ -167,18 +171,18 @@ def _off_all(at: np.ndarray, curves: list[Curve], which: list[int]) -> Float[np.
     return np.concatenate(parts)
 
 
-def _down(at: np.ndarray, curve: Curve, b: float) -> Float[np.ndarray, "N 2"]:
+def _down(at: Float[np.ndarray, " P"], curve: Curve, b: float) -> Float[np.ndarray, "N 2"]:
     scale = np.exp(at[:2])
     return np.asarray(np.array([1.0, b]) * scale / np.cosh(curve.points * scale + at[2:4]) ** 2)
 
 
-def _divided(values: np.ndarray, steep: np.ndarray) -> np.ndarray:
+def _divided(values: Float[np.ndarray, " N"], steep: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, " N"]:
     """By the length of a gradient; far too steep where both neurons rest."""
     length = np.maximum(np.linalg.norm(steep, axis=1), 1e-150)
     return np.asarray(np.clip(np.nan_to_num(values / length, nan=1e3), -1e3, 1e3))
 
 
-def _least(off: object, start: np.ndarray, *args: object) -> optimize.OptimizeResult:
+def _least(off: object, start: Float[np.ndarray, " P"], *args: object) -> optimize.OptimizeResult:
     return optimize.least_squares(
         off, start, "3-point", args=args, x_scale="jac", max_nfev=100, xtol=1e-15, ftol=1e-15, gtol=1e-15
     )
@@ -279,7 +283,7 @@ def _place(
 
 
 def _traced(
-    side: Side, place: _Place, corners: np.ndarray, label: Int[np.ndarray, " 4"], cell: float, levels: int
+    side: Side, place: _Place, corners: Float[np.ndarray, "4 2"], label: Int[np.ndarray, " 4"], cell: float, levels: int
 ) -> Float[np.ndarray, "N 2"]:
     """Points along the boundary, most of them where it turns: it rises or falls all the way, as both terms do."""
     after = np.roll(label, -1)
@@ -309,7 +313,13 @@ def _traced(
 
 
 def _crossed(  # noqa: PLR0913 - where, along what, how finely
-    side: Side, place: _Place, start: np.ndarray, end: np.ndarray, before: np.ndarray, after: np.ndarray, cell: float
-) -> Float[np.ndarray, "N 2"]:
+    side: Side,
+    place: _Place,
+    start: Float[np.ndarray, "N 2"],
+    end: Float[np.ndarray, "N 2"],
+    before: Int[np.ndarray, " N"],
+    after: Int[np.ndarray, " N"],
+    cell: float,
+) -> Float[np.ndarray, "M 2"]:
     found: Crossings = cross(side, place.at(start), place.at(end), before, after, cell)
     return place.seen(found.x[found.after == after])

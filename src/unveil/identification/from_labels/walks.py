@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.rows import Rows
@@ -110,8 +110,14 @@ def closer(side: Side, faces: Faces, walks: Walks, precision: Precision, share: 
 
 
 def _there(  # noqa: PLR0913 - what all walks share, and where this one is
-    side: Side, faces: Faces, face: np.ndarray, along: np.ndarray, rows: np.ndarray, s: np.ndarray, precision: Precision
-) -> tuple[np.ndarray, np.ndarray]:
+    side: Side,
+    faces: Faces,
+    face: Int[np.ndarray, " N"],
+    along: Float[np.ndarray, "N d"],
+    rows: Int[np.ndarray, " M"],
+    s: Float[np.ndarray, " M"],
+    precision: Precision,
+) -> tuple[Bool[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
     on = faces[face[rows]]
     return on_face(side, on, on.x + s[:, None] * along[rows], tolerance_at(precision, on, s))
 

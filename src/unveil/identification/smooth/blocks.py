@@ -37,7 +37,9 @@ class FirstLayer:
         """The whole network: this layer and the rest."""
         return Network((Layer(self.weights, self.shifts, self.activation), *rest.layers))
 
-    def at_rest(self, count: int, rng: np.random.Generator, *, active: np.ndarray | None = None) -> np.ndarray:
+    def at_rest(
+        self, count: int, rng: np.random.Generator, *, active: Int[np.ndarray, " s"] | None = None
+    ) -> Float[np.ndarray, "N n"]:
         """Points (count, n) at which all neurons are at rest, except those of `active`, which are at preactivation 0.
 
         With as many inputs as neurons the signs are drawn freely; otherwise far points have the signs they happen to

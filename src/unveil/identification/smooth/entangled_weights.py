@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
@@ -101,7 +101,7 @@ class EntangledWeights(SmoothMethod):
         reading: Reading,
         layer: FirstLayer,
         found: Directions,
-        basis: np.ndarray,
+        basis: Float[np.ndarray, "r n"],
         outer: Activation,
         rank: int | None,
     ) -> list[tuple[str, Polished]]:
@@ -132,15 +132,17 @@ class EntangledWeights(SmoothMethod):
         self,
         layer: FirstLayer,
         rows: Float[np.ndarray, "r k"],
-        x: np.ndarray,
-        answers: np.ndarray,
+        x: Float[np.ndarray, "N n"],
+        answers: Float[np.ndarray, "N m"],
         outer: Activation,
         noise: float,
     ) -> Polished:
         start = layer.before(fit_outer(rows, layer(x), answers, outer, noise, steps=15).network)
         return polish_all([start], x, answers, noise=noise, steps=80, patience=12)[0]
 
-    def _answered(self, reading: Reading, layer: FirstLayer, rank: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _answered(
+        self, reading: Reading, layer: FirstLayer, rank: int | None
+    ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
         """Ordinary points, twice as many answers as parameters, and these."""
         count = 2 * (layer.weights.size + (rank or 6) * (len(layer.shifts) + 3)) // reading.oracle.m + 50
         x = fit_points(reading.oracle, layer.weights, count, reading.rng)
@@ -230,8 +232,8 @@ def _lively(
 
 
 def _elect(
-    vectors: np.ndarray, scores: np.ndarray, radii: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    vectors: Float[np.ndarray, "N r"], scores: Float[np.ndarray, " N"], radii: Int[np.ndarray, " N"], count: int
+) -> tuple[Float[np.ndarray, "k r"], Float[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """Cluster the candidates, the best first; take those seen at most radii, complete them orthogonally."""
     order = np.argsort(-scores, kind="stable")
     vectors, scores, radii = vectors[order], scores[order], radii[order]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
@@ -212,14 +212,14 @@ def _normals(
 
 def _sharpened(  # noqa: PLR0913 - measurements that belong together
     oracle: Oracle,
-    points: np.ndarray,
-    directions: np.ndarray,
-    jumps: np.ndarray,
-    slopes: np.ndarray,
+    points: Float[np.ndarray, "P n"],
+    directions: Float[np.ndarray, "P n"],
+    jumps: Float[np.ndarray, " P"],
+    slopes: Float[np.ndarray, " P"],
     noise: float,
     radius: float,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "P n"], Float[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
     """Directions by least squares around each point, their errors, and whether one neuron explains the answers there.
 
     Two steps side by side are no function of one coordinate: they leave a misfit, and their false normal is refused

@@ -79,8 +79,8 @@ def _firsts(fits: Sequence[Polished]) -> list[Layer]:
 
 
 def _fits(  # noqa: PLR0913 - answers and what is known of the network
-    c: np.ndarray,
-    y: np.ndarray,
+    c: Float[np.ndarray, "N r"],
+    y: Float[np.ndarray, "N m"],
     shape: Sequence[int],
     kinds: Sequence[Activation],
     close: float,
@@ -107,8 +107,8 @@ def _fits(  # noqa: PLR0913 - answers and what is known of the network
 
 
 def _starts(
-    c: np.ndarray,
-    y: np.ndarray,
+    c: Float[np.ndarray, "N r"],
+    y: Float[np.ndarray, "N m"],
     shape: Sequence[int],
     kinds: Sequence[Activation],
     first: Sequence[Layer],

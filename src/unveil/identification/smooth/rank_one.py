@@ -114,7 +114,7 @@ def joint_directions(
     return vectors, float(certificate(space, vectors).min())
 
 
-def independent(found: RankOne, space: Float[np.ndarray, "k n n"], count: int) -> np.ndarray:
+def independent(found: RankOne, space: Float[np.ndarray, "k n n"], count: int) -> Float[np.ndarray, "c n"]:
     """The `count` best vectors whose squares are independent: a good end near a better one is not a new one."""
     return found.vectors[apart(_coordinates(space, found.vectors), 1e-3, count)]
 
@@ -133,7 +133,7 @@ def apart(vectors: Float[np.ndarray, "N d"], least: float, count: int) -> list[i
     return kept
 
 
-def _coordinates(space: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def _coordinates(space: Float[np.ndarray, "k n n"], vectors: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c k"]:
     k, n, _ = space.shape
     return np.asarray((vectors[:, :, None] * vectors[:, None, :]).reshape(len(vectors), -1) @ space.reshape(k, n * n).T)
 
