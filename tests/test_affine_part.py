@@ -178,3 +178,20 @@ def test_of_more_neurons_than_inputs_the_one_set_that_explains_an_affine_part_is
         own = uv.Network.from_weights(with_linear_part([(w, b), (v, c)], rng.standard_normal((sizes[2], sizes[0]))))
         assert with_slopes(own, partial(off, x, own(x)), 1e-9) is own
     assert np.mean(whole) >= 0.8
+
+
+def test_a_neuron_far_out_is_read_as_a_relu_whatever_the_size_of_the_answers() -> None:
+    """Usual inputs get 0, which tells nothing of the rounding where the neuron is on."""
+    ended = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        n, off, size = int(rng.integers(1, 6)), 10 ** rng.uniform(0.5, 2), 10 ** rng.uniform(-3, 3)
+        w = rng.standard_normal((n, 1))
+        truth = flipped(lambda x, w=w, off=off, size=size: size * np.maximum(x @ w - off, 0), rng)
+        oracle = uv.as_oracle(truth, n, budget=30_000)
+        found = uv.identify(oracle, rng=seed)
+        ended.append(found.outcome is uv.Outcome.complete)
+        if ended[-1]:
+            assert [layer.activation.name for layer in found.network.layers] == ["relu", "identity"]
+            assert found.network.widths == (1, 1)
+    assert np.mean(ended) >= 0.9

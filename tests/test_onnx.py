@@ -353,3 +353,11 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
     for place in rng.integers(0, len(content), rng.integers(1, 9)):
         changed[place] ^= 1 << int(rng.integers(8))
     return bytes(changed)
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_it_is_said_that_a_model_answers_by_the_company_of_a_question(mixes: bool, tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceMean", ["x"], ["c"], axes=[0 if mixes else 1], keepdims=1)]
+    nodes += [helper.make_node("Sub", ["x", "c"], ["y"])]
+    oracle = uv.as_oracle(saved(tmp_path / "net.onnx", nodes, ["N", 3]))
+    assert any("each question is asked alone" in note for note in oracle.notes) == mixes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,6 +27,8 @@ FEW_DIGITS = 1e-12
 # Distance of points in a row that tells rounding, as a share of their size, and of ones between close breakpoints; in
 # steps of the answers' rounding it is so long at least.
 USUAL, SHORT, STEPS = 1e-3, 3e-5, 100.0
+# How many times further out answers are looked at where they stay the same among usual inputs.
+OUT = (10.0, 100.0, 1000.0)
 # Standard deviation of an answer that has no digits: it weighs nothing, and its square is a number.
 NO_DIGITS = 1e150
 # Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
@@ -141,8 +143,11 @@ def rounding(
     resolution: float,
     rng: np.random.Generator,
     own: Ask | None = None,
+    bounded: bool = True,
 ) -> Rounding:
     """Measure how exact answers are, from short straight rows of points.
+
+    Answers that stay the same tell nothing of how the model adds up where it does more: then further out.
 
     Args:
         ask: Answers questions.
@@ -150,10 +155,17 @@ def rounding(
         resolution: Relative rounding of the answers, as a lower limit (`Oracle.resolution`).
         rng: Draws the directions.
         own: How answers are rounded, where not all are alike (`Oracle.uneven`).
+        bounded: Whether no point further out than these may be asked.
 
-    Queries: `6 * N`; where rows of points bend and answers have digits enough twice that: again, thirty times as short
+    Queries: `6 * N`; where rows of points bend and answers have digits enough twice that: again, thirty times as short;
+        where answers stay the same up to `6 * N` for each of `OUT`
     """
     found = _rounding(ask, points, resolution, rng, USUAL, own)
+    for scale in OUT if found.still and not bounded and own is None else ():
+        out = _rounding(ask, scale * points, resolution, rng, USUAL, None)
+        if not out.still:
+            assert out.quiet is not None
+            return replace(out, floor=out.floor / scale, quiet=out.quiet / scale, size=found.size, still=True)
     if found.straight or resolution * STEPS > SHORT:
         return found  # shorter rows would show nothing
     return _rounding(ask, points, resolution, rng, SHORT, own)

@@ -34,6 +34,7 @@ from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
+from unveil.identification.surrogate.fitting import MEASURED
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
@@ -280,14 +281,14 @@ def _fitted(
     """What was read, and a network fitted from there on, whose error is known."""
     copy = _tried(Surrogate.behind(best, x=x), oracle, rng)
     stats = {**best.stats, "surrogate": copy.stats}
+    fitted = {name: value for name, value in stats.items() if name != "errors"}  # these are those of what was read
     why = (*best.why, *copy.why)
     if best.outcome is Outcome.check_failed and copy.outcome is Outcome.budget_ended:
         best = dataclasses.replace(best, outcome=copy.outcome)  # more questions might have fitted it
     if copy.network is None or (copy.outcome is not Outcome.approximate and copy.residual > best.residual):
         return dataclasses.replace(best, why=why, stats=stats)
-    if best.outcome is Outcome.budget_ended and copy.outcome is not Outcome.approximate:
-        # More questions might read it.
-        return dataclasses.replace(best, network=copy.network, residual=copy.residual, why=why, stats=stats)
+    if best.outcome is Outcome.budget_ended and copy.outcome is not Outcome.approximate:  # more might read it
+        return dataclasses.replace(best, network=copy.network, residual=copy.residual, why=why, stats=fitted)
     outcome, error = copy.outcome, copy.residual
     if copy.outcome is Outcome.approximate and copy.stats.get("all_needed"):
         # Nothing in it is doubtful but whether it is right everywhere: that is told by the check of what is read.
@@ -298,10 +299,11 @@ def _fitted(
         if judged is Outcome.complete:
             outcome, error = judged, seen.residual
             told = "It passed the check of a network that is read, neuron by neuron."
+            why = tuple(text.removesuffix(f" {MEASURED}") for text in why)
         why = (*why, told) if told else why
     if best.outcome is Outcome.approximate and outcome is not Outcome.complete:
         return dataclasses.replace(best, stats=stats)  # what was read is as good
-    return dataclasses.replace(best, network=copy.network, outcome=outcome, residual=error, why=why, stats=stats)
+    return dataclasses.replace(best, network=copy.network, outcome=outcome, residual=error, why=why, stats=fitted)
 
 
 def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:

@@ -117,8 +117,14 @@ class OnnxSource:
         self.shape = self.signature.shape
         self._sent, self._axis = 0, 0
         self._rows = max(1, LARGEST_INSIDE // max(1, found.widest // fixed))
+        self._mixes = False
         many = self._many(model, single)
         self.looped = many is None
+        if self._mixes:
+            self.notes = (
+                *self.notes,
+                "what it answers depends on what else is in the batch: each question is asked alone",
+            )
         self.session = single if many is None else many
 
     def answer(self, x: Questions) -> np.ndarray:
@@ -184,10 +190,11 @@ class OnnxSource:
                 continue  # then it cannot be batched this way
             if answers.size != truth.size:
                 continue
+            self._mixes = not rewrite  # unless it is the same below
             # Some networks put time first: their questions lie along the second axis.
             for axis in [axis for axis, length in enumerate(answers.shape[:3]) if length == len(points)]:
                 if _same(np.moveaxis(answers, axis, 0).reshape(truth.shape), truth):
-                    self._axis = axis
+                    self._axis, self._mixes = axis, False
                     return session
         return None
 

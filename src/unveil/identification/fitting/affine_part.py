@@ -20,6 +20,9 @@ OPPOSITE, NEARLY, FAINT = 1e-12, 1e-7, 1e-5
 ALIKE, ROUGH = 1e-4, 1e-6
 AS_WELL = 3.0  # a network with other slopes may be so many times further from what was asked
 DIGITS, NONE = 4, 1e-4  # digits of a slope that all neurons share, and slopes smaller than this are none
+# A slope that is what two steeper ones leave is none below so many times the error that counts as none: neurons far out
+# had up to 14 times it.
+FLAT = 100.0
 # Of more neurons than an affine part has numbers those on the other side are looked for among so many, and
 # taken if the next best set of them leaves so many times as much.
 MOST_TURNED, ALONE = 24, 10.0
@@ -159,8 +162,9 @@ def with_slopes(
     weaker = np.where(turned, 1 + 1 / np.where(turned, share, -1.0), share / (1 + np.where(turned, 0.0, share)))
     side = np.where(turned, -1.0, 1.0)
     out = c * np.where(turned, -share, 1 + share)
-    allowed = max(fine, AS_WELL * error(network))
-    for phi in _activations(weaker, slope.size > len(w)):
+    flat = bool((np.abs(weaker) <= min(FLAT * fine, NONE)).all())
+    allowed = np.inf if flat else max(fine, AS_WELL * error(network))
+    for phi in [activation_named("relu")] if flat else _activations(weaker, slope.size > len(w)):
         layers = Layer(w * side[:, None], b * side, phi), Layer(out, end, last.activation)
         found = settled(Network((*network.layers[:-2], *layers), network.shape, network.softmax))
         if error(found) <= allowed:

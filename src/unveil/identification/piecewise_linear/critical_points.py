@@ -191,7 +191,7 @@ class _Attempt:
         """How exact answers are."""
         oracle = self.oracle
         rows = Frame.of_input(oracle.n, oracle.within).sample(rows_for(oracle.resolution), self.rng)
-        return rounding(self.ask, rows, oracle.resolution, self.rng, oracle.uneven)
+        return rounding(self.ask, rows, oracle.resolution, self.rng, oracle.uneven, bounded=oracle.within is not None)
 
     def _settling(self, noise: Rounding, told: Asked | None = None) -> Settling:
         """How a network is held against fresh answers. `told`: those it was fitted to."""
