@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import unveil as uv
-from unveil.blackbox.sources.apis import NAMES
+from unveil.blackbox.sources.apis import API_NAMES
 from unveil.cli import app
 from unveil.cli.options import Asking
 
@@ -162,9 +162,9 @@ def test_each_interface_is_asked_as_it_wants_to_be(case: str) -> None:
 
 
 def test_every_interface_has_a_case() -> None:
-    assert {api.partition(":")[0] for api, *_ in CASES.values()} == set(NAMES)
+    assert {api.partition(":")[0] for api, *_ in CASES.values()} == set(API_NAMES)
     told = re.findall(r"^\| `(\w+)(?::MODEL)?` \|", Path("docs/http.md").read_text(encoding="utf-8"), re.M)
-    assert sorted(told) == sorted(NAMES)
+    assert sorted(told) == sorted(API_NAMES)
     with pytest.raises(uv.BadInput, match="knows huggingface, mlflow"):
         uv.HttpSource("http://127.0.0.1:9/", shape=(5,), api="grpc")
     with pytest.raises(uv.BadInput, match="model's name"):

@@ -53,8 +53,8 @@ def test_equal_blocks_are_kept_once(rng: np.random.Generator) -> None:
 
 
 def test_a_layer_of_equal_blocks_is_the_layer(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(blocks, "LARGE", 1)
-    monkeypatch.setattr(blocks, "REPEATED", 2)
+    monkeypatch.setattr(blocks, "LARGE_MATRIX_ENTRIES", 1)
+    monkeypatch.setattr(blocks, "NUMBERS_SAVED_FACTOR", 2)
     convolution = Convolution(rng.standard_normal((6, 2, 3, 3)), (2, 12, 12), (1, 1), (1, 1, 1, 1))
     matrix, bias, relu = convolution.matrix(), rng.standard_normal(6 * 144), activation("relu")
     plain, kept = uv.Layer(matrix, bias, relu), uv.Layer(repeated(matrix), bias, relu)

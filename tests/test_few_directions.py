@@ -36,7 +36,7 @@ def test_derivatives_do_not_hang_on_parts_nor_on_who_lifts_the_questions(
     narrow = Narrow(oracle, directions)
     noise = rounding(narrow, rng.standard_normal((4, 8)), float(np.finfo(np.float64).eps), rng)
     x = rng.standard_normal((4, 8))
-    monkeypatch.setattr(room, "BATCH", batch)
+    monkeypatch.setattr(room, "NUMBERS_PER_BATCH", batch)
     found = []
     for lifted in (None, (oracle, narrow.lift)):
         before = oracle.ledger.asked

@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer_membership import GLANCES, PLACES, straight_ones
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.traced_layers import LINES, NOTHING, Traced, _next_layer
+from unveil.identification.piecewise_linear.traced_layers import LINES_AT_A_TIME, NOTHING, Traced, _next_layer
 
 
 def of_few_digits(weights: Weights, rng: np.random.Generator) -> tuple[Setup, Frame]:
@@ -125,7 +125,7 @@ def test_where_nothing_is_met_that_is_not_explained_no_more_lines_are_searched(r
     whole = replace(begun, layers=(*begun.layers, (w, b)), spreads=(*begun.spreads, np.full((5, 9, 9), 0.0)))
     *_, state = _next_layer(probe, frame, usual, whole, lambda: False)
     assert not state.partial
-    assert len(state.lines) + len(state.among) <= NOTHING * LINES
+    assert len(state.lines) + len(state.among) <= NOTHING * LINES_AT_A_TIME
 
 
 @pytest.mark.parametrize("bent", [0.0, 0.5])

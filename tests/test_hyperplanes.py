@@ -19,7 +19,7 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import grouped, normals
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.sharpening import MANY, SHORTEST, met_nearer, sharpened
+from unveil.identification.piecewise_linear.sharpening import COSTLY_INPUTS, SHORTEST, met_nearer, sharpened
 
 PRECISIONS = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
@@ -326,7 +326,7 @@ def test_a_parallel_hyperplane_of_a_deeper_neuron_moves_no_row_that_is_measured_
 @pytest.mark.parametrize("beside", [0.001, 0.2])
 def test_a_hyperplane_met_far_away_is_met_again_where_no_deeper_neuron_switches_beside_it(beside: float) -> None:
     """f = relu(z) + 2 relu(relu(z) - beside): the outer pieces meet at 2/3 beside, not at zero."""
-    rng, n = np.random.default_rng(0), MANY + 50
+    rng, n = np.random.default_rng(0), COSTLY_INPUTS + 50
     row, *others = np.linalg.qr(rng.standard_normal((n, 4)))[0].T[:, None]
 
     def answer(x: np.ndarray) -> np.ndarray:

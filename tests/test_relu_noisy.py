@@ -24,7 +24,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.settling import MANY, ROUNDS, Settling
+from unveil.identification.piecewise_linear.settling import REFIT_PARAMETERS, REFIT_ROUNDS, Settling
 from unveil.identification.piecewise_linear.sharpening import unmix
 from unveil.identification.validation import UNEXPLAINED
 
@@ -341,15 +341,15 @@ def test_a_network_that_passes_its_check_stays_though_one_that_does_not_is_off_b
     monkeypatch.setattr(
         Settling, "_around", lambda _, trial, __: other if trial is network else uv.Network(network.layers)
     )
-    for first, *then, best in ((fails, passes, other), (passes, network), (fails, *ROUNDS * [fails], network)):
+    for first, *then, best in ((fails, passes, other), (passes, network), (fails, *REFIT_ROUNDS * [fails], network)):
         checks = iter([first, *then])
         monkeypatch.setattr(Settling, "checked", lambda *_, checks=checks: next(checks))
         assert settling.settled(network)[0] is best
         assert not list(checks)
     # A fit that gains nothing is made again, and so is one of what the next check shows; not of many parameters.
     worse = replace(fails, usual=1e-6, roundings=UNEXPLAINED + 9)
-    for most, best in ((MANY, passes), (0, fails)):
-        monkeypatch.setattr(settling_module, "MANY", most)
+    for most, best in ((REFIT_PARAMETERS, passes), (0, fails)):
+        monkeypatch.setattr(settling_module, "REFIT_PARAMETERS", most)
         checks = iter([fails, worse, passes])
         monkeypatch.setattr(Settling, "checked", lambda *_, checks=checks: next(checks))
         assert settling.settled(network)[1] is best

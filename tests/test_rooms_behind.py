@@ -32,7 +32,7 @@ from unveil.identification.piecewise_linear.traced_layers import (
     first_sums,
     trace_layers,
 )
-from unveil.identification.piecewise_linear.whole_fit import ANSWERS, finish_exact, fit_is_cheap
+from unveil.identification.piecewise_linear.whole_fit import WHOLE_FIT_PER_PARAMETER, finish_exact, fit_is_cheap
 from unveil.whitebox.network import Network
 
 SEEDS = range(5)
@@ -206,7 +206,7 @@ def test_a_fit_of_everything_is_cheap_beside_the_first_layer_along_all_inputs() 
     state = Reading.begun(one.setup, one.frame).with_found(one.first)
     wide = one.setup._replace(inputs=400)
     # 5 rows of 400 weights, told two at a time: a thousand answers.
-    most = int(400 * 5 / ANSWERS)
+    most = int(400 * 5 / WHOLE_FIT_PER_PARAMETER)
     assert fit_is_cheap(wide, state, most)
     assert not fit_is_cheap(wide, state, most + 4)
     assert not fit_is_cheap(one.setup, state, 10)

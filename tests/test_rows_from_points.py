@@ -13,8 +13,8 @@ from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rows_from_points import (
     ACROSS,
-    OUTPUTS,
     PASSES,
+    TELLING_OUTPUTS,
     TRIES,
     sharper_rows,
     usual_on,
@@ -55,7 +55,7 @@ def test_breakpoints_tell_rows_of_float32_answers_far_better_than_derivatives(si
         planes, true = rough(weights, rng)
         before = oracle.ledger.asked
         found = sharper_rows(Probe(oracle, noise, rng), frame, planes)
-        each = len(ACROSS[sizes[-1] >= OUTPUTS]) * (sizes[0] + 24) * PASSES * TRIES
+        each = len(ACROSS[sizes[-1] >= TELLING_OUTPUTS]) * (sizes[0] + 24) * PASSES * TRIES
         assert oracle.ledger.asked - before <= 2 * each * len(true)
         seen = np.linalg.norm(planes.jump, axis=1) > 1e-3 * np.linalg.norm(planes.jump, axis=1).max()
         turn = np.sign(np.einsum("kn,kn->k", found.rows, true))[:, None]

@@ -67,7 +67,7 @@ def test_values_hold_to_ten_digits_far_below_where_a_gram_matrix_does(
 ) -> None:
     mpmath = pytest.importorskip("mpmath")
     # Small cases take the direct way; here they go through the Gram matrices.
-    monkeypatch.setattr(module, "SMALL", 2)
+    monkeypatch.setattr(module, "DIRECT_COLUMNS", 2)
     for rows, width in ((30, 18), (16, 24), (20, 20)):
         k = min(rows, width)
         left, right = (np.linalg.qr(rng.standard_normal((n, k)))[0] for n in (rows, width))
@@ -116,7 +116,7 @@ def test_large_pieces_agree_with_lapack_at_every_size_of_value(rng: np.random.Ge
 def test_a_gram_matrix_is_believed_only_as_far_as_it_proves_right(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SMALL", 20)
+    monkeypatch.setattr(module, "DIRECT_COLUMNS", 20)
     # Eigenvalues that crowd at the top, and few there with most values far below (or the other way round).
     for cut, (top, low) in itertools.product((module.CUT, 1e-6), ((100, 100), (1, 150), (150, 20))):
         monkeypatch.setattr(module, "CUT", cut)
@@ -128,14 +128,14 @@ def test_a_gram_matrix_is_believed_only_as_far_as_it_proves_right(
 @pytest.mark.parametrize("lowest", [-1, -2, -2.6, -3.5, -6])
 def test_what_torch_decomposes_is_as_exact(lowest: float, rng: np.random.Generator, monkeypatch: Any) -> None:
     pytest.importorskip("torch")
-    monkeypatch.delenv(decomposition.CHOICE, raising=False)
-    monkeypatch.setattr(module, "SMALL", 20)
+    monkeypatch.delenv(decomposition.LAPACK_VARIABLE, raising=False)
+    monkeypatch.setattr(module, "DIRECT_COLUMNS", 20)
     chosen = np.logspace(0, lowest, 120)
     for rows, crowd in itertools.product((130, 300), (0, 60)):
         matrix = with_values(np.r_[np.ones(crowd), chosen], rows + crowd, rng)
         exact = np.linalg.svd(matrix, compute_uv=False)
         for alike, large in itertools.product((0.5, 5e-4, 1e-6), (1, 10**9)):
-            monkeypatch.setattr(decomposition, "LARGE", large)
+            monkeypatch.setattr(decomposition, "LAPACK_COLUMNS", large)
             found, _ = singular_values(as_piece(matrix), alike=alike)
             np.testing.assert_allclose(
                 found, exact, rtol=1e-10, atol=1e-15, err_msg=f"{rows=} {crowd=} {alike=} {large=}"
@@ -166,7 +166,7 @@ def test_every_layer_agrees_with_the_svd_of_the_linearisation(
 
 def test_ill_conditioned_layers_lose_rows_but_no_digits(rng: np.random.Generator, monkeypatch: Any) -> None:
     pytest.importorskip("torch")
-    monkeypatch.delenv(decomposition.CHOICE, raising=False)
+    monkeypatch.delenv(decomposition.LAPACK_VARIABLE, raising=False)
     # As if every layer were large and ill-conditioned.
     for where, name, value in ((decomposition, "LARGE", 1), (module, "SMALL", 2), (module, "STEEP", 10)):
         monkeypatch.setattr(where, name, value)
@@ -280,7 +280,7 @@ def test_what_cancels_between_layers_has_no_rank(left: int, rng: np.random.Gener
 
 @pytest.mark.parametrize("sparse_below", [0.0, 1.1])
 def test_removal_counts_by_brute_force(sparse_below: float, rng: np.random.Generator, monkeypatch: Any) -> None:
-    monkeypatch.setattr(removal_module, "SPARSE", sparse_below)
+    monkeypatch.setattr(removal_module, "SPARSE_MATRIX_SHARE", sparse_below)
     matrix, kept = rng.standard_normal((12, 4)), rng.random(12) < 0.6
     matrix *= rng.random(matrix.shape) < 0.7
     matrix[:4] += np.eye(4)

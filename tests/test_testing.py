@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from unveil.outcome import BadInput
-from unveil.testing import ACTIVATIONS, Answered, known_model
+from unveil.testing import ACTIVATION_FUNCTIONS, Answered, known_model
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(ACTIVATION_FUNCTIONS))
 def test_gradients_are_those_of_central_differences(activation: str, rng: np.random.Generator) -> None:
     model = known_model((6, 5, 4, 3), activation, rng=rng)
     x, step = rng.standard_normal((20, 6)), 1e-6

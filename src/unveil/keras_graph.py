@@ -15,7 +15,7 @@ from unveil.keras_layers import IDENTITY, LAYERS, Graph, Shape
 from unveil.outcome import BadInput, SourceError
 
 ENDINGS = (".keras", ".h5", ".hdf5")
-LARGEST = 2**31 - 1
+LARGEST_KERAS_BYTES = 2**31 - 1
 
 
 def read_keras(path: Path, double: bool = False) -> Any:
@@ -37,7 +37,7 @@ def read_keras(path: Path, double: bool = False) -> Any:
     try:
         if path.suffix.lower() == ".keras":
             with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+                if sum(entry.file_size for entry in archive.infolist()) > LARGEST_KERAS_BYTES:
                     raise SourceError(f"{path.name} unpacks to more than 2 GB")
                 config = json.loads(archive.read("config.json"))
                 with archive.open("model.weights.h5") as inside, h5py.File(inside, "r") as weights:
@@ -98,7 +98,7 @@ def _array(group: Any, name: str) -> np.ndarray:
     # Links and external storage could lead into other files.
     if not isinstance(found, h5py.Dataset) or found.file.filename != group.file.filename or found.external:
         raise SourceError(f"the weights {name!r:.60} are in another file")
-    if found.size * found.dtype.itemsize > LARGEST or found.dtype.kind not in "fiu":
+    if found.size * found.dtype.itemsize > LARGEST_KERAS_BYTES or found.dtype.kind not in "fiu":
         raise SourceError(f"the weights {name!r:.60} are no numbers, or larger than 2 GB")
     return np.asarray(found[()]).astype(np.float64)
 

@@ -16,7 +16,7 @@ IDENTITY = (
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout",
     "ActivityRegularization", "InputLayer",
 )  # fmt: skip
-ACTIVATIONS = {
+KERAS_ACTIVATIONS = {
     "relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus", "elu": "Elu", "selu": "Selu",
     "gelu": "Gelu", "exponential": "Exp", "softsign": "Softsign",
 }  # fmt: skip
@@ -70,9 +70,9 @@ def _activated(g: Graph, value: str, activation: Any) -> str:
         return g.node("Mul", [value, g.node("Sigmoid", [value], shape)], shape)
     if activation == "relu6":
         return g.node("Clip", [value, g.constant(0.0), g.constant(6.0)], shape)
-    if activation not in ACTIVATIONS:
+    if activation not in KERAS_ACTIVATIONS:
         raise BadInput(f"the activation {activation!s:.60} is not among those that are read; export the model to ONNX")
-    return g.node(ACTIVATIONS[activation], [value], shape)
+    return g.node(KERAS_ACTIVATIONS[activation], [value], shape)
 
 
 def _dense(g: Graph, given: list[str], told: Told, weights: Weights) -> str:

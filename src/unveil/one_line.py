@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-LONGEST = 60
+LONGEST_TEXT = 60
 
 
 def one_line(kind: type[T]) -> type[T]:
@@ -49,7 +49,7 @@ def _svg(figure: Any) -> str:
 def _brief(value: Any) -> str:
     if value is None or isinstance(value, bool | int | str):
         text = repr(value)
-        return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+        return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
     if isinstance(value, Enum):
         return value.name
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -60,7 +60,7 @@ def _brief(value: Any) -> str:
     if isinstance(value, tuple | list):
         simple = len(value) <= 6 and all(isinstance(each, bool | int | float | str) for each in value)
         inner = ", ".join(_brief(each) for each in value) if simple else ""
-        return f"({inner})" if simple and len(inner) <= LONGEST else f"<{len(value)} {_items(value)}>"
+        return f"({inner})" if simple and len(inner) <= LONGEST_TEXT else f"<{len(value)} {_items(value)}>"
     if isinstance(value, Mapping):
         return f"<{len(value)} entries>"
     return f"<{type(value).__name__}>" if is_dataclass(value) or callable(value) else _brief(repr(value).split("\n")[0])

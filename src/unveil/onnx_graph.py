@@ -13,7 +13,7 @@ import numpy as np
 
 from unveil.outcome import BadInput, SourceError
 
-LARGEST = 2**31 - 1
+LARGEST_ONNX_BYTES = 2**31 - 1
 FLOATING = (1, 10, 11)
 LARGEST_VALUE = 2**28
 
@@ -44,7 +44,7 @@ def fetch_weights(model: Any, path: Path, digest: hashlib.blake2b | None = None)
                 f"{path.name} wants the weights {tensor.name!r:.60} from {location!r:.120}, which is no file in "
                 "its folder; put weights beside the model, or save it with all weights inside"
             )
-        if model.ByteSize() + place.stat().st_size > LARGEST:
+        if model.ByteSize() + place.stat().st_size > LARGEST_ONNX_BYTES:
             raise SourceError(f"{path.name} and its weights are larger than 2 GB")
         if digest is not None and place not in told:
             digest.update(place.read_bytes())

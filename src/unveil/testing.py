@@ -22,7 +22,7 @@ def _step(z: np.ndarray) -> np.ndarray:
 
 
 # Value and derivative, both computed in the precision of what they are given.
-ACTIVATIONS: Mapping[str, tuple[Function, Function]] = MappingProxyType(
+ACTIVATION_FUNCTIONS: Mapping[str, tuple[Function, Function]] = MappingProxyType(
     {
         "identity": (lambda z: z, np.ones_like),
         "relu": (lambda z: np.maximum(z, 0), _step),
@@ -50,7 +50,7 @@ class KnownModel:
 
     Attributes:
         weights: (W, b) of every layer, W of shape (out, in); the last is affine.
-        activation: A key of `ACTIVATIONS`, after every layer but the last.
+        activation: A key of `ACTIVATION_FUNCTIONS`, after every layer but the last.
         dtype: Precision in which it is computed and answers.
     """
 
@@ -78,7 +78,7 @@ class KnownModel:
         return np.asarray(right[values > 1e-12 * values.max(initial=1e-300)])
 
     def __call__(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
-        act = ACTIVATIONS[self.activation][0]
+        act = ACTIVATION_FUNCTIONS[self.activation][0]
         h = np.asarray(x, dtype=self.dtype)
         for i, (w, b) in enumerate(self.weights):
             h = h @ w.T.astype(self.dtype) + b.astype(self.dtype)
@@ -88,7 +88,7 @@ class KnownModel:
 
     def gradients(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m n"]:
         """Derivatives of every output by the chain rule, in float64."""
-        act, slope = ACTIVATIONS[self.activation]
+        act, slope = ACTIVATION_FUNCTIONS[self.activation]
         h, rates = np.asarray(x, dtype=np.float64), []
         for w, b in self.weights[:-1]:
             z = h @ w.T + b
@@ -112,7 +112,7 @@ def known_model(
 
     Args:
         sizes: Inputs, widths of the hidden layers, outputs.
-        activation: A key of `ACTIVATIONS`.
+        activation: A key of `ACTIVATION_FUNCTIONS`.
         rng: A generator, or a seed. Draws the weights.
         bias: Standard deviation of the biases.
         dtype: Precision of weights, computation and answers.
@@ -123,8 +123,8 @@ def known_model(
     rng = generator(rng)
     if len(sizes) < 2 or min(sizes) < 1:
         raise BadInput(f"sizes must be at least an input and an output, each 1 or more; got {tuple(sizes)}")
-    if activation not in ACTIVATIONS:
-        raise BadInput(f"no activation {activation!r}; known are {', '.join(ACTIVATIONS)}")
+    if activation not in ACTIVATION_FUNCTIONS:
+        raise BadInput(f"no activation {activation!r}; known are {', '.join(ACTIVATION_FUNCTIONS)}")
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
         w = rng.standard_normal((outputs, inputs)) / np.sqrt(inputs)

@@ -13,7 +13,7 @@ from unveil.outcome import BadInput, SourceError
 
 # What the pickle of a state dictionary names, besides which nothing is made when it is read.
 OF_WEIGHTS = ("torch", "torch._utils", "torch.nn.parameter", "collections")
-ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+WEIGHT_FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # What to do about a file of torch that cannot be asked as it is, after "NAME holds ...".
 WHAT_TO_DO = {
     "weights": ", and not what is computed with them; give the module they belong to, or its class: module= (--module "
@@ -23,7 +23,7 @@ WHAT_TO_DO = {
     "(module.state_dict()) and give its class: module= (--module FILE.PY:NAME)",
 }
 # How deep in a checkpoint weights are looked for.
-DEEP = 3
+CHECKPOINT_DEPTH = 3
 
 
 def with_weights(module: Any, path: str | Path) -> Any:
@@ -50,8 +50,8 @@ def with_weights(module: Any, path: str | Path) -> Any:
         ) from None
     if not isinstance(made, torch.nn.Module):
         raise BadInput(f"module= must be a torch module or its class; got a {type(made).__name__}")
-    if path.suffix.lower() not in ENDINGS:
-        raise BadInput(f"cannot read weights from {str(path)!r}; expected {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in WEIGHT_FILE_SUFFIXES:
+        raise BadInput(f"cannot read weights from {str(path)!r}; expected {', '.join(WEIGHT_FILE_SUFFIXES)}")
     weights = _weights(_read(path), made, path)
     try:
         made.load_state_dict(weights)
@@ -115,7 +115,7 @@ def _weights(read: Any, module: Any, path: Path) -> Any:
 
 def _parts(read: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Every dictionary in a checkpoint, and under which names it stands."""
-    if not isinstance(read, Mapping) or depth > DEEP:
+    if not isinstance(read, Mapping) or depth > CHECKPOINT_DEPTH:
         return
     yield place, read
     for name, value in read.items():

@@ -22,7 +22,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.wrappers import Affine
 from unveil.outcome import BadInput
 
-AGAIN = 4.0  # known questions asked again in the end
+KNOWN_QUESTIONS_AGAIN = 4.0  # known questions asked again in the end
 HOPE = 0.25  # of what a stage is likely to ask: with less it hardly finds anything, and nothing is kept for it
 LOOK = 64  # questions asked to see what answers look like and how long they take
 
@@ -159,7 +159,7 @@ def estimate(audit: Audit, stages: Iterable[Stage]) -> Estimate:
     chosen = list(stages)
     audit.planned = frozenset(stage.key for stage in chosen)
     costs = [(stage.title, stage.cost(audit)) for stage in chosen]
-    costs.append(("Asking known questions again", (AGAIN, AGAIN)))
+    costs.append(("Asking known questions again", (KNOWN_QUESTIONS_AGAIN, KNOWN_QUESTIONS_AGAIN)))
     asking = tuple((title, float(likely), float(most)) for title, (likely, most) in costs if most > 0)
     return Estimate(asking, float(audit.oracle.ledger.left), audit.seconds)
 

@@ -55,7 +55,7 @@ class Ending:
 
 # Every `Outcome` by its name, and every error that can end a stage by its class's name; an error not named here counts
 # as its base class. That an attack did not get through is no all-clear: only what was measured to its end is `checked`.
-ENDINGS = {
+STAGE_ENDINGS = {
     "complete": Ending(Status.checked, FINE),
     "nothing_to_find": Ending(Status.checked, FINE),
     "full_rank": Ending(Status.checked, FINE),
@@ -79,15 +79,16 @@ ENDINGS = {
 def ending(of: Outcome | BaseException) -> Ending:
     """What an outcome, or an error that ended a search, means."""
     if isinstance(of, Outcome):
-        return ENDINGS[of.name]
+        return STAGE_ENDINGS[of.name]
     return next(
-        (ENDINGS[kind.__name__] for kind in type(of).__mro__ if kind.__name__ in ENDINGS), ENDINGS["UnveilError"]
+        (STAGE_ENDINGS[kind.__name__] for kind in type(of).__mro__ if kind.__name__ in STAGE_ENDINGS),
+        STAGE_ENDINGS["UnveilError"],
     )
 
 
 def exit_code(*ended: Outcome | BaseException) -> int:
     """The exit code of whatever ended worst; 0 if nothing did."""
-    return max((ending(each) for each in ended), key=_rank, default=ENDINGS["complete"]).code
+    return max((ending(each) for each in ended), key=_rank, default=STAGE_ENDINGS["complete"]).code
 
 
 def _rank(each: Ending) -> tuple[bool, int, int]:

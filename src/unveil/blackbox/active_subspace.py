@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan
 
 # Below this share of the variance of rows left out, the surrogate is no picture of the answers.
-USABLE = 0.5
+USABLE_EXPLAINED_SHARE = 0.5
 
 # Below this share, what is left over may be a ripple whose gradients are as large as all others: 1 % of the variance
 # has them where its period is a tenth of the range.
@@ -309,7 +309,7 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     total = float(values.sum())
     nothing = not total > 0
-    failed = found.span is None and known.explained < USABLE
+    failed = found.span is None and known.explained < USABLE_EXPLAINED_SHARE
     return ActiveSubspace(
         eigenvalues=values,
         intervals=known.intervals(confidence),

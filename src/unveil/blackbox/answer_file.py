@@ -15,7 +15,7 @@ from unveil.outcome import DiskFull, StoreError
 
 FORMAT = 1
 APPLICATION = int.from_bytes(b"unvl")
-TABLES = (
+ANSWER_TABLES = (
     "CREATE TABLE about (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE TABLE answers (key BLOB PRIMARY KEY, answer BLOB NOT NULL) WITHOUT ROWID",
 )
@@ -90,7 +90,7 @@ class AnswerFile:
         self._db.execute("BEGIN IMMEDIATE")
         # Another process may have made the tables while this one waited for the lock.
         if not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            for table in TABLES:
+            for table in ANSWER_TABLES:
                 self._db.execute(table)
             self._db.execute("INSERT INTO about VALUES ('started', datetime())")
             self._db.execute(f"PRAGMA application_id={APPLICATION}")

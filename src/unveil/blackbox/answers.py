@@ -17,7 +17,7 @@ class SourceRaised(SourceError):
     """The source's own code raised, and does not say what that means."""
 
 
-FEW = 2000  # numbers that are looked at one by one sooner than added up
+ONE_BY_ONE_NUMBERS = 2000  # numbers that are looked at one by one sooner than added up
 # numpy's kinds of arrays that hold names: objects, bytes, text.
 NAMES = "OSUT"
 
@@ -68,7 +68,7 @@ def complete(y: Num[np.ndarray, "N m"]) -> bool:
     """Whether no number is NaN or infinity."""
     if y.dtype.kind in "iub":
         return True
-    if y.size <= FEW:
+    if y.size <= ONE_BY_ONE_NUMBERS:
         return bool(np.isfinite(y).all())
     # One look at every number, without a copy: a sum of squares is finite only if all of them are.
     flat = y.ravel()

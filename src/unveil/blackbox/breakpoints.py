@@ -22,9 +22,9 @@ AT_ONCE = 32
 # ever. Twice as many as the dearest networks took.
 PATIENCE = 80
 # On one line so many questions find noise, not breakpoints: two thousand neurons take fewer.
-MOST = 30_000
+QUESTIONS_PER_LINE = 30_000
 # Points around which the rounding of answers is measured.
-POINTS = 6
+LINE_ROUNDING_POINTS = 6
 # Times that pieces found not to be straight are searched again.
 REOPENED = 6
 
@@ -99,8 +99,8 @@ def breakpoints(
     def ask(x: np.ndarray) -> np.ndarray:
         return oracle(oracle.nearest(x))
 
-    line = rng.integers(len(base), size=POINTS)
-    t = np.clip(rng.standard_normal(POINTS), low[line], high[line])
+    line = rng.integers(len(base), size=LINE_ROUNDING_POINTS)
+    t = np.clip(rng.standard_normal(LINE_ROUNDING_POINTS), low[line], high[line])
     points = oracle.off_walls(base[line] + t[:, None] * direction[line], 0.02)
     noise = rounding(ask, points, oracle.resolution, rng, oracle.uneven)
     return line_search(ask, base, direction, low, high, noise, rng)
@@ -185,7 +185,7 @@ def _run(
     for _ in range(ROUNDS):
         if not stretches:
             break
-        patience = min(PATIENCE * (16 * lines + found + len(ended.breakpoints)), MOST * lines)
+        patience = min(PATIENCE * (16 * lines + found + len(ended.breakpoints)), QUESTIONS_PER_LINE * lines)
         if len(answers.t) > patience:
             return stretches, True
         try:

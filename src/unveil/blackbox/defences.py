@@ -18,7 +18,7 @@ from unveil.blackbox.span import RowSpan
 from unveil.blackbox.wrappers import LabelsOnly, Rounded
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 
-SINGLE = float(np.finfo(np.float32).eps)
+SINGLE_EPSILON = float(np.finfo(np.float32).eps)
 
 TIMES = 20
 """Coarser values may cost so many times the queries of the plain ones, or `LEAST` if that is more."""
@@ -101,7 +101,7 @@ class SinglePrecision(OracleWrapper):
     def __init__(self, oracle: Oracle) -> None:
         super().__init__(
             oracle,
-            resolution=max(oracle.resolution, SINGLE),
+            resolution=max(oracle.resolution, SINGLE_EPSILON),
             dtype=np.dtype(np.float32),
             input_bits=min(oracle.input_bits, 24),
             mantissa=min(oracle.mantissa, 24),
@@ -182,14 +182,20 @@ def defences(
 
 def as_given(oracle: Oracle) -> str:
     """The answers as they are, for a person."""
-    plain = "float64" if oracle.resolution < SINGLE / 2 else "float32" if oracle.resolution <= 2 * SINGLE else "given"
+    plain = (
+        "float64"
+        if oracle.resolution < SINGLE_EPSILON / 2
+        else "float32"
+        if oracle.resolution <= 2 * SINGLE_EPSILON
+        else "given"
+    )
     return f"values, {plain}"
 
 
 def coarser(oracle: Oracle) -> list[tuple[str, Oracle]]:
     """The same model through coarser and coarser answers, each with its name for a person: labels only are the last."""
     single: list[tuple[str, Oracle]] = [("values, float32", SinglePrecision(oracle))]
-    kinds = single if oracle.resolution < SINGLE / 2 else []
+    kinds = single if oracle.resolution < SINGLE_EPSILON / 2 else []
     kinds += [(f"values, {digits} decimals", Rounded(oracle, digits)) for digits in (4, 2)]
     return [*kinds, ("labels only", LabelsOnly(oracle))]
 

@@ -16,7 +16,7 @@ BY_CHANCE = 1e-4
 MOST_BITS = 20
 # Decimals that answers may have been rounded to; how near to such a number they must be, as a share of the largest one,
 # for their own rounding, and of the step.
-POWERS, NEAR, SURELY = range(-6, 8), 1e-13, 0.01
+POWERS, NEAR_DECIMAL, SURELY = range(-6, 8), 1e-13, 0.01
 # Decimal places that leave a float64 of size one all its digits.
 DOUBLE_PLACES = 17
 
@@ -184,7 +184,9 @@ def decimal_step(y: np.ndarray) -> float:
         scaled = y * 10.0**decimals if decimals >= 0 else y / 10.0**-decimals
         whole = np.round(scaled)
         # Answers far below a step are all near to 0 of it, and say nothing about it.
-        if np.ptp(whole) > 0 and np.abs(scaled - whole).max() <= min(SURELY, NEAR * float(np.abs(scaled).max())):
+        if np.ptp(whole) > 0 and np.abs(scaled - whole).max() <= min(
+            SURELY, NEAR_DECIMAL * float(np.abs(scaled).max())
+        ):
             # Short binary numbers are decimals, too; these say nothing about rounding to decimals.
             return 10.0**-decimals if mantissa_bits(y) > SINGLE or decimals <= 0 else 0.0
     return 0.0

@@ -28,9 +28,9 @@ STARTS = (0.7, 3.0)
 # likely, the first direction is further off with it (in seven trials of seven, on four simulators).
 ROUGHER = 15.0
 # Steps of one learning, and of one that is only to be compared with others.
-STEPS, TRIAL_STEPS = 50, 15
+LEARNING_STEPS, TRIAL_STEPS = 50, 15
 # Rounds of stretching the inputs along the gradients, where they have one length scale.
-ROUNDS = 4
+STRETCHING_ROUNDS = 4
 # Cosines of which a random function is made.
 FEATURES = 256
 
@@ -195,7 +195,7 @@ def _process(x: np.ndarray, y: np.ndarray) -> Surrogate:
     more = slice(None, LEARNING_ROWS)
     form, best = _chosen(x[:CHOOSING_ROWS], y[:CHOOSING_ROWS], learn)
     answers = np.log(y) if form.logarithm else y
-    best = learn(x[more], answers[more], best.transform, best.matern, STEPS)
+    best = learn(x[more], answers[more], best.transform, best.matern, LEARNING_STEPS)
     if not wide:
         best = _rotated(best, x[more], answers[more])
     if len(x) > LEARNING_ROWS:
@@ -222,7 +222,7 @@ def _rotated(process: GaussianProcess, x: np.ndarray, y: np.ndarray) -> Gaussian
     size = np.sqrt(np.maximum(size, 0.0) / max(float(size[-1]), np.finfo(float).tiny))
     shortest = 1 / max(float(np.linalg.norm(process.transform, 2)), 1e-3)
     scales = np.clip(shortest / np.maximum(size, 1e-3), 0.05, 100.0)
-    turned = _learn_separate(x, y, axes / scales, process.matern, STEPS)
+    turned = _learn_separate(x, y, axes / scales, process.matern, LEARNING_STEPS)
     return turned if turned.likelihood > process.likelihood + x.shape[1] / 2 else process
 
 
@@ -241,7 +241,7 @@ def _learn_shared(x: np.ndarray, y: np.ndarray, transform: np.ndarray, matern: b
     Source: Trivedi et al., UAI 2014 (expected gradient outer product as a metric, iterated).
     """
     best: GaussianProcess | None = None
-    for _ in range(ROUNDS):
+    for _ in range(STRETCHING_ROUNDS):
         estimator = _fitted(_kernel(1.0, matern), x @ transform, y, steps)
         scale = float(estimator.kernel_.k1.k2.length_scale)
         shared = _kernel(1.0, matern, estimator.kernel_.k1.k1.constant_value, estimator.kernel_.k2.noise_level)

@@ -24,10 +24,10 @@ HIDDEN = 0.6
 WITH_BREAKPOINTS = 8.0
 """Times the median slope above which a slope is asked again."""
 
-SHORTER = (-0.4, 0.16, -0.06)
+REPEATED_MOVES = (-0.4, 0.16, -0.06)
 """Moves in units of the first, by which a slope that stands out is asked again."""
 
-LOOKS = 4
+BOUNDARY_POINT_ROUNDS = 4
 """Rounds in which fresh boundary points are sought: many lie at corners."""
 
 
@@ -124,7 +124,7 @@ def _fresh(
     """Boundary points that were not used, crossed along their normals' part in the span, with its coordinates."""
     r = found.r
     points, coordinates = found.points[:0], np.empty((0, r))
-    for _ in range(LOOKS):
+    for _ in range(BOUNDARY_POINT_ROUNDS):
         missing = fresh_points(r) - len(points)
         if missing <= 0:
             break
@@ -166,7 +166,7 @@ def _slopes(
     step = legal_steps(side, points, moves, stride)
     slopes = sizes(side, points, moves, step, np.full(len(points), expected), scale.noise)
     usual = float(np.nanmedian(np.abs(slopes))) if slopes.size and not np.isnan(slopes).all() else 0.0
-    for factor in SHORTER:
+    for factor in REPEATED_MOVES:
         # An error of the span shows at any length and on either side; a breakpoint that the move has met does not.
         again = np.flatnonzero(~(np.abs(slopes) <= WITH_BREAKPOINTS * usual).all(axis=1))
         if not len(again):

@@ -22,7 +22,7 @@ ROUNDING = 1e-9
 CACHED_BYTES = 2**18
 """Of questions that are written at a time: as long as they lie in the cache, what is added to them costs little."""
 
-REACH = 9
+BRACKET_GROWTHS = 9
 """How often a bracket that missed its crossing grows (about eightfold) before the boundary is taken to end."""
 
 
@@ -234,7 +234,7 @@ class _Line:
         beyond = np.where(low == first, -1, np.where(high == last, 1, 0))
         ask = np.flatnonzero(beyond)
         edge = np.where(beyond < 0, first, last)
-        for _ in range(REACH):
+        for _ in range(BRACKET_GROWTHS):
             if not len(ask):
                 return np.asarray(result)
             inside = self.inside(ask, edge[ask])

@@ -15,17 +15,17 @@ from unveil.blackbox.label_normals import Scale, unit_combinations
 from unveil.blackbox.rows import Rows
 from unveil.outcome import BadInput, UnsteadyAnswers
 
-POOL = 256
+LABEL_POOL_POINTS = 256
 """Points asked for their label before pairs with different labels are joined."""
 
-SCALES = (4.0, 16.0, 1.0, 64.0, 256.0, 0.25)
+LABEL_POINT_SIZES = (4.0, 16.0, 1.0, 64.0, 256.0, 0.25)
 """Without a box: sizes of the points, in standard deviations, tried until two labels have been seen. Four first: there
 the normals are much better conditioned than among points of size one."""
 
-EXAMPLES = 10
+SPREAD_EXAMPLES = 10
 """Given inputs from which their spread is told, one length per input; with fewer it is 1."""
 
-PATIENCE = 64
+FURTHER_POOLS = 64
 """Further pools that are asked without a budget where all labels are one; with a budget, as many as it allows."""
 
 MARGINS = (0.25, 0.1, 0.02, 0.0)
@@ -58,7 +58,7 @@ class Ground:
             x = rng.uniform(low + room, high - room, size=(count, oracle.n))
         if len(self.given):
             half = count // 2
-            spread = self.given.std(axis=0) if len(self.given) >= EXAMPLES else np.ones(oracle.n)
+            spread = self.given.std(axis=0) if len(self.given) >= SPREAD_EXAMPLES else np.ones(oracle.n)
             away = (x[:half] - x.mean(axis=1)[:half, None]) / 4 * (spread if oracle.within is None else 1.0)
             x[:half] = self.given[rng.integers(len(self.given), size=half)] + away
         if self.corners:
@@ -73,16 +73,17 @@ def find_ground(side: Side, inputs: np.ndarray | None, rng: np.random.Generator)
     Raises:
         UnsteadyAnswers: The same question got two different labels.
 
-    Queries: `votes * POOL` a size tried, and as many again to see whether the answers are steady. Where one label is
-        all there is: the whole budget, or without one `votes * POOL * (2 * 6 + PATIENCE)` (12 sizes with examples)
+    Queries: `votes * LABEL_POOL_POINTS` a size tried, and as many again to see whether the answers are steady. Where
+    one label is all there is: the whole budget, or without one `votes * LABEL_POOL_POINTS * (2 * 6 + FURTHER_POOLS)`
+    (12 sizes with examples)
     """
     oracle, given = side.oracle, _given(side, inputs)
-    grounds = [Ground(size, given) for size in (SCALES if oracle.within is None else MARGINS)]
+    grounds = [Ground(size, given) for size in (LABEL_POINT_SIZES if oracle.within is None else MARGINS)]
     if len(given) and oracle.within is None:
         # Boundaries far out are straighter and turn more ways than those between the inputs of a trained model.
-        grounds = [Ground(size, given[:0]) for size in SCALES] + grounds
+        grounds = [Ground(size, given[:0]) for size in LABEL_POINT_SIZES] + grounds
     for ground in _tries(side, grounds):
-        x = ground.draw(side, POOL, rng)
+        x = ground.draw(side, LABEL_POOL_POINTS, rng)
         labels = side.labels(x)
         again = side.labels(x)
         if (labels != again).any():
@@ -114,7 +115,7 @@ def _tries(side: Side, grounds: list[Ground]) -> Iterator[Ground]:
         further = [replace(grounds[0], size=size, given=given) for size in (1024.0, 4.0, 1 / 16, 4096.0, 16.0, 1.0)]
     else:
         further = [replace(grounds[-1], corners=True), replace(grounds[-1], given=given[:0], corners=True), *grounds]
-    pools = PATIENCE if math.isinf(side.oracle.ledger.left) else int(side.oracle.ledger.left // POOL)
+    pools = FURTHER_POOLS if math.isinf(side.oracle.ledger.left) else int(side.oracle.ledger.left // LABEL_POOL_POINTS)
     for k in range(max(pools // (2 * side.votes), 0)):
         yield further[k % len(further)]
 
@@ -122,9 +123,10 @@ def _tries(side: Side, grounds: list[Ground]) -> Iterator[Ground]:
 def _refuse(side: Side, share: float) -> None:
     # Of two answers that differ one is wrong, so half of the share is the chance of a wrong label.
     raise UnsteadyAnswers(
-        f"{share:.1%} of {POOL} questions got two different labels when asked twice (by {side.votes} votes each), so "
-        f"about {share / 2:.1%} of the labels are wrong and a bisection would go astray. Pass a larger votes= (odd): "
-        "the majority of v answers, each wrong with probability p < 1/2, is wrong with at most (4p(1-p))^(v/2)."
+        f"{share:.1%} of {LABEL_POOL_POINTS} questions got two different labels when asked twice (by {side.votes} "
+        f"votes each), so about {share / 2:.1%} of the labels are wrong and a bisection would go astray. Pass a larger "
+        "votes= (odd): the majority of v answers, each wrong with probability p < 1/2, is wrong with at most "
+        "(4p(1-p))^(v/2)."
     )
 
 
@@ -138,16 +140,16 @@ def boundary_points(
     complement crosses none of these: where the label stays the same within the span, and changes on the rest of the
     way, along the complement, such a segment is taken too, up to the share `across` of all.
 
-    Queries: `votes * (POOL + count * 50)`, a little more where known directions alone rarely change the label, and with
-        `across` up to `votes * POOL` for the rest of the way
+    Queries: `votes * (LABEL_POOL_POINTS + count * 50)`, a little more where known directions alone rarely change the
+    label, and with `across` up to `votes * LABEL_POOL_POINTS` for the rest of the way
     """
     within: list[_Segments] = []
     beyond: list[_Segments] = []
     for attempt in range(8):
-        x = ground.draw(side, POOL, rng)
+        x = ground.draw(side, LABEL_POOL_POINTS, rng)
         seen = side.labels(x)
         # Each point is paired with one of another label; many labels give many boundaries.
-        order = rng.permutation(POOL)
+        order = rng.permutation(LABEL_POOL_POINTS)
         pairs = np.flatnonzero(seen != seen[order])
         a, b, label = x[pairs], x[order[pairs]], seen[pairs]
         if len(basis) and attempt < 6:

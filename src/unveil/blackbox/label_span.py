@@ -23,7 +23,7 @@ from unveil.blackbox.label_normals import (
     unit_combinations,
 )
 from unveil.blackbox.label_points import (
-    POOL,
+    LABEL_POOL_POINTS,
     Ground,
     boundary_points,
     find_ground,
@@ -36,24 +36,25 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span import RowSpan, unseen_share
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
-CANDIDATES = 64
-"""Boundary points looked at in each round of growth; `FIRST` while nothing is known and each costs more."""
+BOUNDARY_POINTS = 64
+"""Boundary points looked at in each round of growth; `FIRST_BOUNDARY_POINTS` while nothing is known and each costs
+more."""
 
-FIRST = 32
+FIRST_BOUNDARY_POINTS = 32
 
 TOGETHER = 8
 """Normals taken between two looks at what was found, so that a budget that ends loses little."""
 
-ROUNDS = 12
+SHARPENING_ROUNDS = 12
 """Rounds of sharpening after which an accuracy counts as out of reach."""
 
-MARGIN = 4.0
+ACCURACY_MARGIN = 4.0
 """The normals are made so much sharper than the accuracy that is wanted: what is stated has a margin too."""
 
-ACROSS = 1 / 8
+COMPLEMENT_POINTS_SHARE = 1 / 8
 """The share of boundary points from segments along the complement where none may be missed: they cross less steeply."""
 
-NEAR = 2e-3
+ROOM_TO_WALLS = 2e-3
 """Of the flat length: points with so little room to the walls are left out (`legal_steps` goes half as far anyway)."""
 
 STALLS = 4
@@ -157,7 +158,7 @@ class _Search:
         self.scale: Scale = find_scale(self.side, points, self.rng)
         self.book("start")
         last, rank = np.inf, 0
-        for _ in range(ROUNDS):
+        for _ in range(SHARPENING_ROUNDS):
             self.grow()
             if not self.found.r:
                 # Two labels were seen, so there is a boundary; what can be asked is too coarse to tell its normal.
@@ -172,7 +173,7 @@ class _Search:
             self.accuracy = self.wanted / max(1.0, carried_over(self.found.basis, self.units))
             distance = self.found.distance
             gained = last / max(distance, 1e-300) if rank == self.found.r else np.inf
-            if distance <= self.accuracy / MARGIN or gained < 1.5:
+            if distance <= self.accuracy / ACCURACY_MARGIN or gained < 1.5:
                 before = self.measured
                 self.measured = self.measure()
                 if self.measured.accuracy <= self.accuracy:
@@ -235,7 +236,7 @@ class _Search:
         Size along one unit direction, (s,), and what the sketch tells of the component, (s, n).
         """
         found, scale, n = self.found, self.scale, self.side.oracle.n
-        count = CANDIDATES if found.r else FIRST
+        count = BOUNDARY_POINTS if found.r else FIRST_BOUNDARY_POINTS
         points = boundary_points(self.side, self.ground, count, found.basis, self.rng, self.across)
         wide = len(found.complement)
         fine = bool(found.r) and found.distance < 1e-3
@@ -304,11 +305,11 @@ class _Search:
                 return
         smallest = np.linalg.svd(self.found.coordinates, compute_uv=False)[-1]
         # The same length to the end: with directions still missing, longer moves would see them and not the error.
-        stride = best_stride(self.scale, self.found, self.accuracy / MARGIN)
+        stride = best_stride(self.scale, self.found, self.accuracy / ACCURACY_MARGIN)
         gain = max(3 * self.scale.sharpness / smallest, 1e-5)
         for first in range(0, self.found.r, TOGETHER):
             rows = np.arange(first, min(first + TOGETHER, self.found.r))
-            self.found = sharpen(self.side, self.scale, self.found, stride, self.accuracy / MARGIN, gain, rows)
+            self.found = sharpen(self.side, self.scale, self.found, stride, self.accuracy / ACCURACY_MARGIN, gain, rows)
             self.book("complement")
         self.found = judge(self.side, self.scale, self.found, stride, self.rng)
         self.book("judging")
@@ -321,27 +322,27 @@ class _Search:
         """
         found, scale = self.found, self.scale
         grounds = [self.ground, self.usual]
-        self.confirmed = CANDIDATES
-        for k in range(4 * math.ceil(self.needed / CANDIDATES)):
+        self.confirmed = BOUNDARY_POINTS
+        for k in range(4 * math.ceil(self.needed / BOUNDARY_POINTS)):
             if self.confirmed >= self.needed:
                 break
             ground = grounds[k % len(grounds)]
-            count = min(2 * CANDIDATES, self.needed - self.confirmed)
-            points = boundary_points(self.side, ground, count, found.basis, self.rng, ACROSS)
+            count = min(2 * BOUNDARY_POINTS, self.needed - self.confirmed)
+            points = boundary_points(self.side, ground, count, found.basis, self.rng, COMPLEMENT_POINTS_SHARE)
             if not len(points) and ground is self.usual:
                 grounds = [self.ground]  # all usual inputs have one label
                 continue
             moves = unit_combinations(found.complement, 2, self.rng)
             known, step = self.steepness(points), legal_steps(self.side, points, moves, scale.flat)
             # Next to a wall a move would be cut off.
-            told = np.flatnonzero(~np.isnan(known) & (step > NEAR * scale.flat))
+            told = np.flatnonzero(~np.isnan(known) & (step > ROOM_TO_WALLS * scale.flat))
             points, known, step = points[told], known[told], step[told]
             guess = known * self.accuracy / np.sqrt(self.side.oracle.n)
             slope = np.abs(sizes(self.side, points, moves, step, guess, scale.noise)) / known[:, None]
             level = np.maximum(self.accuracy, scale.noise / step * np.sqrt(self.side.oracle.n))
             self.book("confirmation")
             if np.nanmax(slope / level[:, None], initial=0.0) * np.sqrt(len(found.complement)) > 20:
-                self.ground, self.across, self.confirmed = ground, ACROSS, 0
+                self.ground, self.across, self.confirmed = ground, COMPLEMENT_POINTS_SHARE, 0
                 return None
             self.confirmed += int(np.sum(~np.isnan(slope).any(axis=1)))
         return self.confirmed >= self.needed
@@ -352,16 +353,16 @@ class _Search:
         Normals are measured where the boundary crosses the span; one that lies outside of it shows here, between usual
         inputs and where the search was. In a box, moves end at its walls.
 
-        Queries: `2 * POOL` times `votes`
+        Queries: `2 * LABEL_POOL_POINTS` times `votes`
         """
-        x = np.stack([each.draw(self.side, POOL // 2, self.rng) for each in (self.ground, self.usual)])
+        x = np.stack([each.draw(self.side, LABEL_POOL_POINTS // 2, self.rng) for each in (self.ground, self.usual)])
         way = np.roll(x, 1, axis=1) - x
-        across = (way - way @ self.found.basis.T @ self.found.basis).reshape(POOL, -1)
-        seen = self.side.labels(x.reshape(POOL, -1))
-        length = np.minimum(self.side.oracle.room(x.reshape(POOL, -1), across), 1.0)
-        changed = self.side.labels(x.reshape(POOL, -1) + length[:, None] * across) != seen
+        across = (way - way @ self.found.basis.T @ self.found.basis).reshape(LABEL_POOL_POINTS, -1)
+        seen = self.side.labels(x.reshape(LABEL_POOL_POINTS, -1))
+        length = np.minimum(self.side.oracle.room(x.reshape(LABEL_POOL_POINTS, -1), across), 1.0)
+        changed = self.side.labels(x.reshape(LABEL_POOL_POINTS, -1) + length[:, None] * across) != seen
         seen = seen.reshape(2, -1)
-        share = float(changed.mean() / max((np.roll(seen, 1, axis=1) != seen).mean(), 1 / POOL))
+        share = float(changed.mean() / max((np.roll(seen, 1, axis=1) != seen).mean(), 1 / LABEL_POOL_POINTS))
         self.book("accuracy")
         if share <= measured.accuracy:
             return measured

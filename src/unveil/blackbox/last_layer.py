@@ -18,20 +18,20 @@ from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
 from unveil.writing import written
 
-LARGEST = 140
+LARGEST_ELLIPSOID_RANK = 140
 """Ranks up to which the ellipsoid is fitted: its unknowns are half the square of the rank."""
 
-SPARE, MORE = 0.15, 40
+SPARE_ANSWERS_SHARE, SPARE_ANSWERS_BESIDES = 0.15, 40
 """Answers beyond the unknowns, as a share of them and besides: with none to spare noise would be blown up."""
 
-FRESH, LEAST_FRESH = 0.05, 50
+CHECK_ANSWERS_SHARE, LEAST_FRESH = 0.05, 50
 """Answers kept for the check, as a share of the unknowns, and at least."""
 
 OFF = 0.01
 """How far off the ellipsoid fresh answers may lie, as a share of its radius, before there is none: a LayerNorm leaves
 about 1e-5, of the small number that it adds to the variance; numbers of no fixed length some `1 / sqrt(rank)`."""
 
-EXPLAINED = 4.0
+NOISE_MISS_FACTOR = 4.0
 """Misses up to so many times what the noise of the answers makes are put down to it."""
 
 DRAWN = 8
@@ -151,12 +151,14 @@ def last_layer(
     r = span.rank
     if span.outcome not in (Outcome.complete, Outcome.approximate) or not 1 < r < span.reading.largest_rank:
         raise BadInput(f"the last layer is read in a settled span of the outputs: {span.why}")
-    if r > LARGEST:
-        raise BadInput(f"an ellipsoid of {r} dimensions has {_unknowns(r):,} unknowns: the rank may be {LARGEST}")
+    if r > LARGEST_ELLIPSOID_RANK:
+        raise BadInput(
+            f"an ellipsoid of {r} dimensions has {_unknowns(r):,} unknowns: the rank may be {LARGEST_ELLIPSOID_RANK}"
+        )
     x = examples(x, oracle.n)
     before = oracle.ledger.asked
-    count = int(np.ceil((1 + SPARE) * _unknowns(r))) + MORE
-    fresh = max(LEAST_FRESH, int(np.ceil(FRESH * _unknowns(r))))
+    count = int(np.ceil((1 + SPARE_ANSWERS_SHARE) * _unknowns(r))) + SPARE_ANSWERS_BESIDES
+    fresh = max(LEAST_FRESH, int(np.ceil(CHECK_ANSWERS_SHARE * _unknowns(r))))
     wanted = count + fresh
     points = Inputs(oracle, x, rng).take(int(min(wanted, max(oracle.ledger.left, 0))))
     nothing = LastLayer(
@@ -174,9 +176,9 @@ def last_layer(
         return replace(nothing, queries=queries, outcome=Outcome.check_failed, why=told)
     axes, centre, error, off, noisy = found
     outcome, told = Outcome.complete, f"fresh answers lie on the ellipsoid to {off:.1e} of its radius"
-    if error > UNSURE or OFF < off <= EXPLAINED * noisy:
+    if error > UNSURE or OFF < off <= NOISE_MISS_FACTOR * noisy:
         outcome, told = Outcome.not_resolved, f"noise hides the ellipsoid: its matrix would be off by {error:.1e}"
-    if off > max(OFF, EXPLAINED * noisy):
+    if off > max(OFF, NOISE_MISS_FACTOR * noisy):
         outcome = Outcome.check_failed
         told = f"fresh answers lie {off:.1e} of its radius off the best ellipsoid: hidden numbers have no fixed length"
     matrix, middle = span.basis.T @ axes, span.origin + centre @ span.basis

@@ -16,11 +16,11 @@ from scipy import linalg
 from unveil.blackbox.rows import Rows
 
 MOST_STEPS = 60
-TOGETHER = 2**22  # numbers of the scaled equations held at once: 32 MB
+EQUATION_NUMBERS_HELD = 2**22  # numbers of the scaled equations held at once: 32 MB
 SETTLED = 1e-11  # gap, relative to the size of the objective, at which a programme ends
-MET = 1e-9  # and by how much of the box the equations may be missed then
+EQUATIONS_MISS = 1e-9  # and by how much of the box the equations may be missed then
 TO_THE_WALL = 0.995  # share of the way to the nearest wall that a step goes at most
-RIDGE = 1e-14  # share of the diagonal that keeps a factorisation going where few coordinates are free
+FACTORISATION_RIDGE = 1e-14  # share of the diagonal that keeps a factorisation going where few coordinates are free
 
 
 def extreme_steps(
@@ -44,7 +44,7 @@ def extreme_steps(
     Source: Mehrotra, On the implementation of a primal-dual interior point method, SIAM J. Optim. 2 (1992).
     """
     steps, settled = np.zeros_like(cost), np.zeros(len(cost), dtype=bool)
-    some = max(1, TOGETHER // basis.size)
+    some = max(1, EQUATION_NUMBERS_HELD // basis.size)
     for start in range(0, len(cost), some):
         part = slice(start, start + some)
         for which, step in _ending(basis, low[part], high[part], cost[part]):
@@ -91,7 +91,7 @@ def _ending(
         gap = np.sum((now.step - now.low) * now.under + (now.high - now.step) * now.over, axis=1)
         missed = np.linalg.norm(now.step @ basis.T, axis=1)
         done = gap <= SETTLED * np.sum(np.abs(now.cost) * width, axis=1)
-        done &= missed <= MET * np.linalg.norm(width, axis=1)
+        done &= missed <= EQUATIONS_MISS * np.linalg.norm(width, axis=1)
         for i in np.flatnonzero(done):
             yield int(now.which[i]), _vertex(basis, now, int(i))
         now = now[~done]
@@ -109,7 +109,7 @@ def _step(basis: np.ndarray, now: _Running) -> _Running:
     free = 1 / (now.under / to_low + now.over / to_high)
     middle = (basis * free[:, None, :]) @ basis.T
     diagonal = np.einsum("nii->ni", middle)
-    diagonal += RIDGE * diagonal.mean(axis=1, keepdims=True)
+    diagonal += FACTORISATION_RIDGE * diagonal.mean(axis=1, keepdims=True)
     inverse = np.linalg.inv(middle)
     missed, off = -(now.step @ basis.T), now.cost - now.prices @ basis - now.under + now.over
 
@@ -169,5 +169,5 @@ def _vertex(basis: np.ndarray, now: _Running, i: int) -> Float[np.ndarray, " n"]
     if len(free):
         there[free] -= linalg.lstsq(basis[:, free], basis @ there, check_finite=False, lapack_driver="gelsy")[0]
     legal = ((there >= low) & (there <= high)).all()
-    kept = there if legal and np.linalg.norm(basis @ there) <= MET * np.linalg.norm(width) else step
+    kept = there if legal and np.linalg.norm(basis @ there) <= EQUATIONS_MISS * np.linalg.norm(width) else step
     return np.asarray(kept)

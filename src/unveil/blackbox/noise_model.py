@@ -21,12 +21,12 @@ TRIPLES = 12
 SCALES = 9
 RATIO = 4.0  # between the steps of one scale and the next
 OTHERS = 3  # times other points are looked at, if an answer is missing beside each
-LINES = 16  # along which the errors of a smooth model's answers are measured
-FEWEST = 8  # different answers that tell how short the mantissa is
-SHOWN = (
+NOISE_LINES = 16  # along which the errors of a smooth model's answers are measured
+MANTISSA_ANSWERS = 8  # different answers that tell how short the mantissa is
+CHANGE_SIGMAS = (
     16.0  # standard deviations that an answer must change by, for a line on which it does to say how far it is straight
 )
-COARSE = 1e-6  # relative rounding of probabilities, above which it is none of float32
+COARSE_PROBABILITY = 1e-6  # relative rounding of probabilities, above which it is none of float32
 SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
 
 
@@ -135,14 +135,14 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     """
     if oracle.deviation_measured >= 0:
         return oracle.deviation_measured
-    x = oracle.sample(LINES, rng)
+    x = oracle.sample(NOISE_LINES, rng)
     if oracle.within is not None:
         x = (x + oracle.middle) / 2
     away = rng.standard_normal(x.shape)
     usual = np.sqrt(np.mean(x**2)) or 1.0
     away *= 2e-3 * usual / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
     line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
-    y = oracle(line).reshape(LINES, 8, -1).swapaxes(0, 1)
+    y = oracle(line).reshape(NOISE_LINES, 8, -1).swapaxes(0, 1)
     oracle.deviation_measured = float(np.sqrt(errors_variance(y, 6).mean(axis=0).max()))
     return oracle.deviation_measured
 
@@ -270,7 +270,7 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
     largest = np.abs(centre).max(axis=0)
     level, amplified = _nearby(oracle, levels, last)
     eps = max(float(np.finfo(oracle.dtype).eps), 0.0 if oracle.noise else oracle.resolution)
-    bits = mantissa_bits(seen.everything, FEWEST)
+    bits = mantissa_bits(seen.everything, MANTISSA_ANSWERS)
     if bits <= SHORT_MANTISSA:
         eps = max(eps, 2.0 ** (1 - bits))
     decimal = decimal_step(centre)
@@ -300,7 +300,7 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
     signs = {
         "noise": noisy,
         # Log-ratios of rounded probabilities are multiples of nothing, yet as coarse as those are.
-        "decimal": bool(decimal) or (np.isfinite(oracle.widest) and oracle.resolution > COARSE),
+        "decimal": bool(decimal) or (np.isfinite(oracle.widest) and oracle.resolution > COARSE_PROBABILITY),
         "multiples": steps.any(),
         "mantissa": bits <= SHORT_MANTISSA,
     }
@@ -364,7 +364,7 @@ def _as_others(
 
 def _reach(seen: _Scales, straight: Bool[np.ndarray, "s t"], unit: np.ndarray) -> float:
     """The longest step at which a third of the lines are straight, of those on which anything changes at all."""
-    alive = (np.abs(seen.first) > SHOWN * unit).any(axis=2) | ~straight
+    alive = (np.abs(seen.first) > CHANGE_SIGMAS * unit).any(axis=2) | ~straight
     if not alive.any():  # noise hides the slopes at every scale, and the curvature: the longest steps show most
         alive = np.ones_like(alive)
     share = (straight & alive).sum(axis=1) / np.maximum(1, alive.sum(axis=1))

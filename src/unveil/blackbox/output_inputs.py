@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 
-FEW = 2**20
+MOST_LISTED_INPUTS = 2**20
 """So many legal inputs at most are listed and drawn without repetition (a list of prompts, a small grid)."""
 
 
@@ -48,7 +48,7 @@ def _all_legal(oracle: Oracle) -> np.ndarray | None:
     if oracle.within is None or oracle.grid is None:
         return None
     levels = np.floor((oracle.high - oracle.low) / oracle.grid + 1e-9).astype(np.int64) + 1
-    if np.log(levels).sum() > np.log(FEW):
+    if np.log(levels).sum() > np.log(MOST_LISTED_INPUTS):
         return None
     places = np.stack(np.unravel_index(np.arange(np.prod(levels)), tuple(levels)), axis=1)
     return np.asarray(oracle.low + oracle.grid * places)

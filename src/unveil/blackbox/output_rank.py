@@ -28,7 +28,7 @@ DEEP = 16.0
 FALLING = 3
 """Steps before the drop, at most, from which their fall is told: a drop like those is no end."""
 
-BY_CHANCE = 0.02
+STANDING_ALONE_CHANCE = 0.02
 """Chance that an answer counts as standing alone though all inputs show all directions, which costs a few more."""
 
 FREE = 3
@@ -262,7 +262,7 @@ def in_pairs(factor: Factor, found: Rank) -> int:
     size, count = np.diag(gram), len(gram)
     apart = 1 - gram**2 / np.outer(size, size)
     pairs = max(1, count * (count - 1) // 2)
-    chance = float(betaincinv((found.spare - 1) / 2, 0.5, BY_CHANCE / pairs))
+    chance = float(betaincinv((found.spare - 1) / 2, 0.5, STANDING_ALONE_CHANCE / pairs))
     least = min(_noise(found), chance)
     return int((apart[np.triu_indices(count, 1)] < least).sum())
 
@@ -278,7 +278,7 @@ def _alone(left_over: np.ndarray, found: Rank) -> np.ndarray:
     from scipy.special import gammaincinv
 
     count = len(left_over)
-    chance = 2 * float(gammaincinv(found.spare / 2, BY_CHANCE / count)) / count
+    chance = 2 * float(gammaincinv(found.spare / 2, STANDING_ALONE_CHANCE / count)) / count
     return np.asarray(left_over < min(_noise(found), chance))
 
 

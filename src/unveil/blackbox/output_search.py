@@ -27,7 +27,7 @@ from unveil.blackbox.output_space import OutputSpan
 from unveil.blackbox.rounding import TOO_SMALL
 from unveil.outcome import Outcome
 
-BATCH = 3
+INPUTS_AT_ONCE = 3
 """Inputs asked at once: the rank is settled by five or so more than it, so larger batches would only cost more."""
 
 FRESH = 2
@@ -36,10 +36,10 @@ FRESH = 2
 PATIENT = 59
 """Spare answers called for where single inputs show directions that others do not: 95 % of the inputs, at 95 %."""
 
-AT_REST = 4
+RESTING_INPUTS = 4
 """Inputs that got one and the same answer, from which neurons count as resting for some."""
 
-ENOUGH = 64
+ANSWERS_WITHOUT_DROP = 64
 """Answers beyond twice the directions seen, after which a spectrum without a clear drop is given up."""
 
 RAW = 64
@@ -80,7 +80,7 @@ class Search:
 
     def run(self) -> None:
         """Ask until the search is over; `result` says how it ended."""
-        while (y := self._next(1 if self.stable else BATCH)) is not None:
+        while (y := self._next(1 if self.stable else INPUTS_AT_ONCE)) is not None:
             if self.asked >= 12 and len(self.seen) == 1:
                 self.outcome, self.why = Outcome.nothing_to_find, "every input got the same answer"
                 return
@@ -190,10 +190,10 @@ class Search:
         # What a steep fall hides below the rounding, more answers hardly raise.
         if found.flat and found.drop >= LEAST_DROP and found.stands and not found.ends and found.spare >= SPARE:
             return self._falling()
-        if found.flat and found.drop >= DROP and found.spare >= max(ENOUGH, found.rank):
+        if found.flat and found.drop >= DROP and found.spare >= max(ANSWERS_WITHOUT_DROP, found.rank):
             return self._standing_out()
         # Twice as many answers as directions above the rounding: more would hardly raise those below it.
-        return self.answers.count >= 2 * self._above(4.0) + ENOUGH and self._hidden()
+        return self.answers.count >= 2 * self._above(4.0) + ANSWERS_WITHOUT_DROP and self._hidden()
 
     def _above(self, times: float) -> int:
         """Singular values above so many times what rounding makes."""
@@ -239,7 +239,7 @@ class Search:
         noise = 16 * max(self.found.noise, self.rounding)
         basis = self.factor.right[: self.found.rank]
         # One answer to several inputs is that of a network at rest; a prompt may stand in a list twice.
-        at_rest = max(self.seen.values()) >= AT_REST
+        at_rest = max(self.seen.values()) >= RESTING_INPUTS
         if at_rest or alone(self.factor, self.found) > 0 or in_pairs(self.factor, self.found) > 0:
             return True
         return self.answers.in_vain(basis, noise) > 0

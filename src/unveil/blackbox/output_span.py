@@ -12,7 +12,7 @@ from unveil.blackbox.output_search import Search
 from unveil.blackbox.output_space import OutputSpan
 from unveil.outcome import BadInput
 
-MOST = 4500
+MOST_INPUTS_ASKED = 4500
 """Inputs asked at most, unless told otherwise."""
 
 
@@ -65,6 +65,6 @@ def output_span(
     x = examples(x, oracle.n, least=2)
     if most is not None and most < 2:
         raise BadInput(f"most must be at least 2 inputs; got {most}")
-    search = Search(oracle, Inputs(oracle, x, rng), MOST if most is None and x is None else most, known)
+    search = Search(oracle, Inputs(oracle, x, rng), MOST_INPUTS_ASKED if most is None and x is None else most, known)
     search.run()
     return search.result()

@@ -15,7 +15,7 @@ from unveil.blackbox.span import RowSpan, unseen_share
 from unveil.outcome import BadInput, Outcome, unreadable
 from unveil.writing import written
 
-SPARE = 1.25
+POINTS_PER_RANK = 1.25
 """Points asked for each unit of the rank: gradients at random points are never exactly as many as their rank."""
 
 CHECKS = 4
@@ -84,7 +84,7 @@ def plan(
     if precision not in (32, 64):
         raise BadInput(f"precision is 32 or 64 bits; got {precision}")
     within = box(within, n)
-    points = math.ceil(SPARE * rank_at_most + 8)
+    points = math.ceil(POINTS_PER_RANK * rank_at_most + 8)
     low, high = within or (-2.0, 2.0)
     kind: np.dtype[np.floating] = np.dtype(np.float32) if precision == 32 else np.dtype(np.float64)
     # Longer steps meet more breakpoints, shorter ones more rounding: the cube root of the rounding is the usual middle.

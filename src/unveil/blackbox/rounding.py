@@ -13,7 +13,7 @@ from unveil.blackbox.noise_model import errors_variance
 Ask = Callable[[np.ndarray], np.ndarray]
 
 # Lengths of short steps, in units of a typical input: the least and the largest.
-SHORTEST, LONGEST = 1e-4, 0.1
+SHORTEST_STEP_LENGTH, LONGEST_STEP_LENGTH = 1e-4, 0.1
 # Slopes over short steps that are known better than this tell hyperplanes apart one at a time, without statistics; and
 # the relative rounding from which on they are not.
 EXACT_SLOPE = 6e-9
@@ -26,18 +26,18 @@ LOUDER = 8.0
 FEW_DIGITS = 1e-12
 # Distance of points in a row that tells rounding, as a share of their size, and of ones between close breakpoints; in
 # steps of the answers' rounding it is so long at least.
-USUAL, SHORT, STEPS = 1e-3, 3e-5, 100.0
+USUAL, SHORT_ROW_DISTANCE, ROW_DISTANCE_ROUNDINGS = 1e-3, 3e-5, 100.0
 # How many times further out answers are looked at where they stay the same among usual inputs.
-OUT = (10.0, 100.0, 1000.0)
+FURTHER_OUT = (10.0, 100.0, 1000.0)
 # Standard deviation of an answer that has no digits: it weighs nothing, and its square is a number.
 NO_DIGITS = 1e150
 # Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
-HALVINGS, JUMP, PAIRS = 40, 1e-3, 3
+JUMP_HALVINGS, JUMP, JUMP_PAIRS = 40, 1e-3, 3
 # Share of the widest log-ratio at which a probability counts as 0.
 TOO_SMALL = 0.98
 # Rows of points that rounding is measured by; where answers have few digits rows are longer next to the rounding, so
 # that more of them meet a breakpoint.
-ROWS, ROWS_OF_FEW = 4, 16
+ROUNDING_ROWS, ROWS_OF_FEW = 4, 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Rounding:
 
         The error of a slope, `relative / step`, and the share of steps that meet one weigh alike.
         """
-        return float(np.clip(self.relative**0.25, SHORTEST, LONGEST))
+        return float(np.clip(self.relative**0.25, SHORTEST_STEP_LENGTH, LONGEST_STEP_LENGTH))
 
     @property
     def exact(self) -> bool:
@@ -134,7 +134,7 @@ class Rounding:
 
 def rows_for(resolution: float) -> int:
     """Rows of points that tell the rounding of answers with this resolution."""
-    return ROWS_OF_FEW if resolution > FEW_DIGITS else ROWS
+    return ROWS_OF_FEW if resolution > FEW_DIGITS else ROUNDING_ROWS
 
 
 def rounding(
@@ -158,17 +158,17 @@ def rounding(
         bounded: Whether no point further out than these may be asked.
 
     Queries: `6 * N`; where rows of points bend and answers have digits enough twice that: again, thirty times as short;
-        where answers stay the same up to `6 * N` for each of `OUT`
+        where answers stay the same up to `6 * N` for each of `FURTHER_OUT`
     """
     found = _rounding(ask, points, resolution, rng, USUAL, own)
-    for scale in OUT if found.still and not bounded and own is None else ():
+    for scale in FURTHER_OUT if found.still and not bounded and own is None else ():
         out = _rounding(ask, scale * points, resolution, rng, USUAL, None)
         if not out.still:
             assert out.quiet is not None
             return replace(out, floor=out.floor / scale, quiet=out.quiet / scale, size=found.size, still=True)
-    if found.straight or resolution * STEPS > SHORT:
+    if found.straight or resolution * ROW_DISTANCE_ROUNDINGS > SHORT_ROW_DISTANCE:
         return found  # shorter rows would show nothing
-    return _rounding(ask, points, resolution, rng, SHORT, own)
+    return _rounding(ask, points, resolution, rng, SHORT_ROW_DISTANCE, own)
 
 
 def _rounding(
@@ -208,17 +208,17 @@ def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generato
         rng: Draws the directions.
         widest: `Oracle.widest`: where a log-ratio has run out of digits it jumps, whatever the softmax was given.
 
-    Queries: `2 N`, and `HALVINGS` for each pair of different answers, fewer where they do not jump
+    Queries: `2 N`, and `JUMP_HALVINGS` for each pair of different answers, fewer where they do not jump
     """
     low, high = points, points + rng.standard_normal(points.shape) * np.abs(points).max(axis=1, keepdims=True)
     below, above = np.split(np.clip(ask(np.concatenate([low, high])), -widest, widest), 2)
     first = np.abs(above - below).max(axis=1)
-    for halving in range(HALVINGS):
+    for halving in range(JUMP_HALVINGS):
         open_ = np.abs(above - below).max(axis=1) > JUMP * first
         low, high, below, above, first = (each[open_] for each in (low, high, below, above, first))
-        if len(low) < PAIRS:
+        if len(low) < JUMP_PAIRS:
             return False
-        if halving == HALVINGS - 1:
+        if halving == JUMP_HALVINGS - 1:
             break
         middle = (low + high) / 2
         y = np.clip(ask(middle), -widest, widest)

@@ -20,7 +20,7 @@ from unveil.blackbox.span_search.state import Goal, State
 from unveil.blackbox.wrappers import Affine
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
-EXAMPLES = 10  # from which units are read
+UNIT_EXAMPLES = 10  # from which units are read
 SPREAD = 10.0  # the largest deviation of an input over the smallest, from which each gets its own unit
 UNEQUAL = 100.0
 """The widest input over the narrowest one from which on a box is unequal; from about 1e5 on nothing is read in it."""
@@ -115,7 +115,7 @@ def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
         if not half.min() > 0 or half.max() <= UNEQUAL * half.min():
             return None
     else:
-        if x is None or np.ndim(x) != 2 or np.shape(x)[1] != oracle.n or len(x) < EXAMPLES:
+        if x is None or np.ndim(x) != 2 or np.shape(x)[1] != oracle.n or len(x) < UNIT_EXAMPLES:
             return None
         middle, half = np.mean(x, axis=0), np.std(x, axis=0)
         varies = half > 0

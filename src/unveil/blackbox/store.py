@@ -21,7 +21,7 @@ from unveil.outcome import SourceError, StoreError
 # Questions asked again to notice a changed model. One answer may be the same by chance: a label, a saturated output.
 CONTROLS = 4
 # Relative difference from which an answer is another model's. A larger noise than this needs `check=False`.
-CHANGED = 0.01
+OTHER_MODEL_DIFFERENCE = 0.01
 
 
 @final
@@ -225,7 +225,7 @@ class Memory:
         new = np.asarray(ask(x.astype(np.float64))).reshape(len(x), -1)
         if new.shape == old.shape:
             values = old.dtype.kind == new.dtype.kind == "f"
-            changed = np.abs(new - old) > CHANGED * np.abs(old).max() if values else new != old
+            changed = np.abs(new - old) > OTHER_MODEL_DIFFERENCE * np.abs(old).max() if values else new != old
             # Labels of another model are the same by chance; a function that is not noisy gives its own again.
             if changed.any(axis=1).mean() <= (0.5 if values or not self.named_only else 0):
                 self._unchecked = False

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan
 
 # Answers whose spread lies outside have squares of derivatives that a float64 cannot hold.
-SPREAD = (1e-100, 1e100)
+ANSWER_SPREAD_LIMITS = (1e-100, 1e100)
 # Points over which the surrogate's gradients are averaged.
 AVERAGED_OVER = 2**14
 # So many evaluations per input fill the space before any is chosen, but no more than this share of all.
-FIRST_PER_INPUT, FIRST = 4, 0.5
+FIRST_PER_INPUT, FIRST_SHARE_OF_ALL = 4, 0.5
 # An exact span is certified with this confidence; a missed direction then matters at no more than this share of inputs.
-SURE = 0.95
-UNSEEN, UNSEEN_AT_MOST = 0.01, 0.1
+SPAN_CONFIDENCE = 0.95
+UNSEEN_INPUTS_SHARE, UNSEEN_AT_MOST = 0.01, 0.1
 # Where evaluations are few, a span is looked for after so many per input, so that enough are left to certify it.
 SOONER_PER_INPUT = 3
 # Lines on which the noise is looked at before, and what that asks: where evaluations are few, so must these be.
@@ -143,10 +143,10 @@ def _require_spread(y: np.ndarray) -> None:
     """Raise if squares of derivatives would overflow or vanish."""
     with np.errstate(over="ignore"):
         spread = float(np.abs(y - y[0]).max()) if len(y) else 0.0
-    if spread > 0 and not SPREAD[0] < spread < SPREAD[1]:
+    if spread > 0 and not ANSWER_SPREAD_LIMITS[0] < spread < ANSWER_SPREAD_LIMITS[1]:
         raise BadInput(
-            f"the answers differ by {spread:.1e}; give them in units in which they differ by more than {SPREAD[0]:.0e} "
-            f"and less than {SPREAD[1]:.0e}"
+            f"the answers differ by {spread:.1e}; give them in units in which they differ by more than "
+            f"{ANSWER_SPREAD_LIMITS[0]:.0e} and less than {ANSWER_SPREAD_LIMITS[1]:.0e}"
         )
 
 
@@ -232,7 +232,7 @@ class _Evaluations:
         certified = n + self._reserve(2) + _confirmation(UNSEEN_AT_MOST)
         tight = SOONER_PER_INPUT * n + certified <= self.budget < FIRST_PER_INPUT * n + certified
         each = SOONER_PER_INPUT if tight else FIRST_PER_INPUT
-        first = max(3, math.ceil(min(FIRST * self.budget, each * n)))
+        first = max(3, math.ceil(min(FIRST_SHARE_OF_ALL * self.budget, each * n)))
         self._evaluate(space_filling(self.oracle, min(first, self.left), self.rng))
         if not len(self.y):
             said = getattr(self.oracle, "trouble", "")
@@ -288,19 +288,19 @@ class _Evaluations:
         if isinstance(self.oracle, Simulator) and any(one.integer or one.levels for one in self.oracle.inputs.all):
             return None
         known = from_surrogate(self._known, self.x, self.y, self.averaged[:COMPARED_AT], self.rng)
-        rank = max(1, int(np.sum(known.intervals(SURE)[:, 0] > 0)))
+        rank = max(1, int(np.sum(known.intervals(SPAN_CONFIDENCE)[:, 0] > 0)))
         spare = self._spare(rank)
         if rank >= n or spare < _confirmation(UNSEEN_AT_MOST):
             return None
         # As little unseen as the evaluations left can confirm, one more direction than is seen now allowed for.
         sure = max(self._spare(rank + 1), _confirmation(UNSEEN_AT_MOST))
-        unseen = max(UNSEEN, 1 - (1 - SURE) ** (1 / (sure // 2)))
+        unseen = max(UNSEEN_INPUTS_SHARE, 1 - (1 - SPAN_CONFIDENCE) ** (1 / (sure // 2)))
         ledger, whole = self.oracle.ledger, self.oracle.ledger.budget
         ledger.budget = ledger.asked + self.left
         try:
             one = self._one_output()
             noise = measure_noise(one, rng=self.rng, triples=NOISE_TRIPLES)
-            span = row_span(one, rng=self.rng, confidence=SURE, unseen=unseen, noise=noise)
+            span = row_span(one, rng=self.rng, confidence=SPAN_CONFIDENCE, unseen=unseen, noise=noise)
         except SourceError:
             # A run failed on the way: then there is no certificate.
             return None
@@ -325,4 +325,4 @@ class _Evaluations:
 
 def _confirmation(unseen: float) -> int:
     """What `row_span` asks to confirm that no direction matters at more than this share of the inputs."""
-    return 2 * math.ceil(math.log(1 - SURE) / math.log(1 - unseen))
+    return 2 * math.ceil(math.log(1 - SPAN_CONFIDENCE) / math.log(1 - unseen))

@@ -9,11 +9,11 @@ from unveil.blackbox.simulator_inputs import Inputs
 from unveil.outcome import BadInput
 
 # An input that a linear function of the others foretells so well cannot be told from them.
-TOGETHER = 0.999
+FORETOLD_SHARE = 0.999
 # Of a range that was given, rows must cover this share, or what lies beyond them is left out.
 COVERED = 0.8
 # Names shown in a sentence.
-SHOWN = 6
+NAMES_SHOWN = 6
 
 
 def cautions(inputs: Inputs, z: Float[np.ndarray, "N n"]) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def _together(inputs: Inputs, z: np.ndarray) -> list[str]:
         if one.levels or spare < 1 or not np.ptp(z[:, own]) > 0:
             continue
         missed = z[:, own] - others @ np.linalg.lstsq(others, z[:, own], rcond=None)[0]
-        if np.sum(missed**2) / spare < (1 - TOGETHER) * z[:, own].var():
+        if np.sum(missed**2) / spare < (1 - FORETOLD_SHARE) * z[:, own].var():
             found.append(one.name)
     return found
 
@@ -89,5 +89,5 @@ def _unused(inputs: Inputs, z: np.ndarray) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    shown = [*names[:SHOWN], f"{len(names) - SHOWN} more"] if len(names) > SHOWN else names
+    shown = [*names[:NAMES_SHOWN], f"{len(names) - NAMES_SHOWN} more"] if len(names) > NAMES_SHOWN else names
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

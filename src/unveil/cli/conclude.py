@@ -81,11 +81,11 @@ def conclude(
 def _of_table(path: Path, output: str | None, ignore: tuple[str, ...], common: Common) -> None:
     """What a table of runs is good for, in sentences, and what to do next."""
     from unveil.blackbox.active_subspace import active_subspace
-    from unveil.cli.tables import KINDS, read_table
+    from unveil.cli.tables import TABLE_SUFFIXES, read_table
 
-    if path.suffix.lower() not in KINDS or _is_plan(path):
+    if path.suffix.lower() not in TABLE_SUFFIXES or _is_plan(path):
         raise BadInput(
-            f"{path} is no table ({', '.join(KINDS)}); a plan needs its answers: unveil conclude PLAN ANSWERS"
+            f"{path} is no table ({', '.join(TABLE_SUFFIXES)}); a plan needs its answers: unveil conclude PLAN ANSWERS"
         )
     read = read_table(path, output, ignore)
     found = active_subspace(read.rows, read.y, inputs=list(read.names), rng=common.rng("conclude"))

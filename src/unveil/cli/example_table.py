@@ -12,7 +12,7 @@ from unveil.cli.tables import columns_of, values
 from unveil.outcome import BadInput
 
 # Names that columns of labels have, in lower case.
-LABELS = ("label", "labels", "class", "target", "targets", "y", "species", "diagnosis", "outcome")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "targets", "y", "species", "diagnosis", "outcome")
 MOST_LEVELS = 100
 
 
@@ -99,7 +99,7 @@ def _fitting(read: dict[str, list[Any]], n: int) -> str | None:
 def _label(read: dict[str, list[Any]], n: int) -> str | None:
     """The column without which the others fit, by its name, else the one at the edge that looks like labels."""
     fits = [name for name in read if _fitting({other: read[other] for other in read if other != name}, n)]
-    named = [name for name in fits if name.strip().lower() in LABELS]
+    named = [name for name in fits if name.strip().lower() in LABEL_COLUMNS]
     if named:
         return named[0]
     edges = [name for name in (next(iter(read)), list(read)[-1]) if name in fits]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unveil.whitebox.network import Network
 
 
-MOST = 10  # numbers of a constant that are written out
+CONSTANT_NUMBERS_SHOWN = 10  # numbers of a constant that are written out
 
 
 @command
@@ -124,5 +124,6 @@ def _what(network: Network, outcome: Outcome) -> str:
     if len(network.layers) > 1:
         return f"{' - '.join(str(layer.neurons) for layer in network.layers)} neurons"
     if outcome.name == "nothing_to_find":
-        return f"a constant, {', '.join(f'{each:.6g}' for each in network.layers[0].bias[:MOST])}, without a neuron"
+        shown = network.layers[0].bias[:CONSTANT_NUMBERS_SHOWN]
+        return f"a constant, {', '.join(f'{each:.6g}' for each in shown)}, without a neuron"
     return "an affine map, without a neuron"

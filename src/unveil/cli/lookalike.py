@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unveil.whitebox.large_change import LargeChange
     from unveil.whitebox.lookalike import Comparison, Lookalike
 
-NOTHING = 1e-6
+LEAST_SHARE_TO_TARGET = 1e-6
 """A smaller share of the way to the target is none."""
 
 
@@ -125,7 +125,7 @@ def lookalike(
 def _tell_change(common: Common, change: LargeChange, oracle: Oracle, where: dict[str, Any]) -> None:
     """How far an example can change where answers may move a little; ends with what the model's own answers say."""
     from unveil.outcome import Outcome
-    from unveil.whitebox.lookalike import SINGLE
+    from unveil.whitebox.lookalike import SINGLE_PRECISION_ERROR
 
     difference = change.check(lambda points: oracle(oracle.nearest(points)))
     told = where | {
@@ -138,7 +138,7 @@ def _tell_change(common: Common, change: LargeChange, oracle: Oracle, where: dic
         f"the model's answers then differ by {difference:.2g}; {change.moves} linear regions entered",
     )
     # Log-ratios are differences of two logits, each of which may move.
-    allowed = change.epsilon * (1 if oracle.reference is None else 2) + SINGLE * max(1.0, oracle.scale)
+    allowed = change.epsilon * (1 if oracle.reference is None else 2) + SINGLE_PRECISION_ERROR * max(1.0, oracle.scale)
     common.end(Outcome.complete if difference <= allowed else Outcome.check_failed)
 
 
@@ -154,7 +154,7 @@ def _tell(common: Common, found: Lookalike, answer: Comparison, where: dict[str,
     near = f"an input {found.distance:.4g} from example {target} (example {x} is {found.start:.4g} away), {norm}-norm"
     common.tell(
         figures,
-        near if found.manipulation > NOTHING else f"{near}: these features leave no way there",
+        near if found.manipulation > LEAST_SHARE_TO_TARGET else f"{near}: these features leave no way there",
         f"features after layer {level} differ from those of example {x} by {found.deviation:.2g}; "
         f"{found.moves} linear regions entered",
         f"the model says class {first} to example {x}, {second} to the lookalike, {third} to the target; "

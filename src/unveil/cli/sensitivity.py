@@ -162,10 +162,12 @@ def _of_table(
 ) -> tuple[str, ActiveSubspace]:
     from unveil.blackbox.active_subspace import active_subspace
     from unveil.cli.problem import read_problem
-    from unveil.cli.tables import KINDS, read_table
+    from unveil.cli.tables import TABLE_SUFFIXES, read_table
 
-    if path.suffix.lower() not in KINDS:
-        raise BadInput(f"SOURCE must be a table ({', '.join(KINDS)}) or a function as file.py:name; got {path}")
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise BadInput(
+            f"SOURCE must be a table ({', '.join(TABLE_SUFFIXES)}) or a function as file.py:name; got {path}"
+        )
     inputs = None if problem is None else read_problem(problem)
     read = read_table(path, table.output, tuple(table.ignore or ()), () if inputs is None else inputs.names)
     if read.constant:

@@ -15,7 +15,7 @@ from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale
 if TYPE_CHECKING:
     from unveil.whitebox.stability import LayerStability
 
-LARGE = 1000
+PARALLEL_INPUTS = 1000
 """With fewer inputs a network is done before another process has started."""
 
 
@@ -78,7 +78,7 @@ def stability(
             raise BadInput(f"--window takes TOP,BOTTOM,LEFT,RIGHT; got {window!r}")
         top, bottom, left, right = sides
         seen = window_of(known.shape, (top, bottom), (left, right))
-    with parallel.workers(len(x) if known.n >= LARGE else 1) as executor:
+    with parallel.workers(len(x) if known.n >= PARALLEL_INPUTS else 1) as executor:
         found = measure(
             known,
             x,

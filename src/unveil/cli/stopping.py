@@ -11,7 +11,7 @@ from types import FrameType
 from unveil.blackbox.ledger import Ledger
 
 # Ctrl-C ends the reading, then the fit of what was read, then the command.
-STAGES = 2
+STAGES_TO_INTERRUPT = 2
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def stopping(ledger: Ledger, seconds: float | None, note: Callable[[str], None])
     def on_interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed += 1
-        if pressed > STAGES:
+        if pressed > STAGES_TO_INTERRUPT:
             raise KeyboardInterrupt
         end("interrupted")
 

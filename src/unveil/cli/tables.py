@@ -14,9 +14,9 @@ import numpy as np
 
 from unveil.outcome import BadInput
 
-KINDS = (".csv", ".tsv", ".txt", ".npz", ".parquet", ".pq")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".npz", ".parquet", ".pq")
 # Rows without which nothing can be said.
-LEAST = 3
+LEAST_TABLE_ROWS = 3
 # What a cell without a value holds, in lower case.
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?", "inf", "-inf", "+inf"}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?")
@@ -69,8 +69,10 @@ def read_table(path: Path, output: str | None, ignore: tuple[str, ...] = (), kee
     inputs = {name: columns[name] for name in keep or columns if name not in ignore}
     constant = () if keep else tuple(name for name, cells in inputs.items() if len(set(filter(_there, cells))) < 2)
     read = {name: values(name, cells, path) for name, cells in inputs.items() if name not in constant}
-    if inputs and len(answers) < LEAST:
-        raise BadInput(f"{path} has fewer than {LEAST} rows below its names; nothing can be said from {len(answers)}")
+    if inputs and len(answers) < LEAST_TABLE_ROWS:
+        raise BadInput(
+            f"{path} has fewer than {LEAST_TABLE_ROWS} rows below its names; nothing can be said from {len(answers)}"
+        )
     if not read:
         same = f": {_list(constant)} have the same value in every row" if constant else ""
         raise BadInput(f"{path} has no column besides {output!r} that could be an input{same}")

@@ -35,16 +35,16 @@ Reader = Callable[[Oracle], Identification]
 Settler = Callable[[Identification, Oracle], Identification]
 
 # Along more than this share of the inputs what is saved does not pay for what is lost where the reading is not whole.
-FEW = 0.25
+FEW_DIRECTIONS_SHARE = 0.25
 # Share of what the budget leaves that readings along few directions may use, and how many of them are made at most.
 PART, READINGS = 0.7, 3
 # Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, and steps of
 # the fit.
-RATIO, FURTHER, STEPS = 3.0, 3.0, 6
-EACH = 4  # answers per input and neuron that tell whether the neurons of a layer are needed
+FULL_FIT_PER_PARAMETER, FULL_FIT_REACH, FULL_FIT_STEPS = 3.0, 3.0, 6
+NEED_ANSWERS_PER_NEURON = 4  # answers per input and neuron that tell whether the neurons of a layer are needed
 # Inputs that weigh so many times less than the heaviest one have weights measured by steps as much longer.
 LIGHT = 10.0
-SAME = 0.999  # rows of a larger cosine along the few directions are one neuron's
+SAME_NEURON_COSINE = 0.999  # rows of a larger cosine along the few directions are one neuron's
 # A step of a neuron that no other switches in, mostly; and errors of rows, at the least and at most: of float32, and as
 # much as a window of `confirm` bears.
 NUDGE, ERRORS = 1e-6, (1e-6, 1e-2)
@@ -82,8 +82,8 @@ def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Gene
     free of a box. `read`: reads what is asked along the directions. `settle`: fits what was not read there. Returns a
     complete network, or one that failed its check and is where a fit may begin; None where there are too few inputs or
     too many neurons for this to pay, or nothing came of it. Queries: those of `rounding`, of a line and of `read` along
-    `READINGS` sets of directions at most, of `settle` and `widen`, `RATIO` per parameter, fewer with several outputs,
-    those of `CriticalPoints.settle` and, where neurons were only fitted, of `confirm`.
+    `READINGS` sets of directions at most, of `settle` and `widen`, `FULL_FIT_PER_PARAMETER` per parameter, fewer with
+    several outputs, those of `CriticalPoints.settle` and, where neurons were only fitted, of `confirm`.
     """
     if oracle.within is not None or oracle.grid is not None or oracle.n < MANY or oracle.resolution < COARSE:
         return None
@@ -144,7 +144,9 @@ def _directions(oracle: Oracle, rng: np.random.Generator, least: int) -> tuple[D
         far = reach(ask, frame.sample(4, rng), oracle.widest, far)
     line = search(ask, frame, noise, rng, far)
     directions = None if line is None else Directions.along(line, rng, least)
-    return (directions if directions is not None and directions.few.shape[1] <= FEW * oracle.n else None), noise
+    return (
+        directions if directions is not None and directions.few.shape[1] <= FEW_DIRECTIONS_SHARE * oracle.n else None
+    ), noise
 
 
 def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identification | None:
@@ -192,23 +194,25 @@ def settled(
 ) -> tuple[Network, Outcome, float, str]:
     """A nearly right network with all its weights fitted to fresh answers of few digits, judged as one that was read,
     and fitted again where it is wrong. `doubtful`: some of its neurons were only fitted before: it is complete where
-    the answers need each of them. Queries: `RATIO` per parameter, fewer with several outputs, and those of
-    `CriticalPoints.settle`."""
+    the answers need each of them. Queries: `FULL_FIT_PER_PARAMETER` per parameter, fewer with several outputs, and
+    those of `CriticalPoints.settle`."""
 
     def drawn(count: int) -> np.ndarray:
         x = oracle.sample(count, rng)
-        x[::4] *= FURTHER
+        x[::4] *= FULL_FIT_REACH
         return oracle.nearest(both_sides(network, x))
 
-    x = telling_most(network, drawn, int(RATIO * parameters(network) / network.m), rng, noise.expected_counts)
+    x = telling_most(
+        network, drawn, int(FULL_FIT_PER_PARAMETER * parameters(network) / network.m), rng, noise.expected_counts
+    )
     told = Asked(oracle, most=EVERYTHING)
     told.hold(x, oracle(x))
     x, y = told.all()
     counts, sigma = noise.counts(x, y)
-    network = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts).network
+    network = fit(network, x, y, noise=STEADY * sigma, steps=FULL_FIT_STEPS, counts=counts).network
     network, outcome, seen, why = CriticalPoints().settle(network, told, rng=rng)
     if doubtful and outcome is Outcome.complete:
-        some = rng.permutation(len(x))[: EACH * (network.n + max(network.widths))]
+        some = rng.permutation(len(x))[: NEED_ANSWERS_PER_NEURON * (network.n + max(network.widths))]
         if not all_needed(network, x[some], y[some], counts[some]):
             outcome = Outcome.check_failed
     return network, outcome, seen.residual, why
@@ -247,7 +251,7 @@ def _read(network: Network, few: Identification, directions: Directions, doubtfu
     rows = layers[0][0]
     weights, bias = hidden[0]
     size = np.linalg.norm(seen, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
-    same = (np.abs(seen @ rows.T) > SAME * np.maximum(size, 1e-300)).any(axis=1)
+    same = (np.abs(seen @ rows.T) > SAME_NEURON_COSINE * np.maximum(size, 1e-300)).any(axis=1)
     return {"layers_read": [], "rows_partial": None, "rows_read": (weights[same], bias[same])}
 
 

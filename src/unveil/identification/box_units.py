@@ -23,9 +23,9 @@ Settler = Callable[[Network, Affine, Rounding, np.random.Generator], tuple[Netwo
 
 # Points where all inputs matter alike; an error there is as expected up to so many times that at usual points, or below
 # this; readings in units that the weights show.
-JUDGED, AS_WELL, EXPLAINED, READ_AGAIN = 100, 10.0, 1e-8, 3
+EVEN_POINTS, AS_WELL, EVEN_POINT_ERROR, READ_AGAIN = 100, 10.0, 1e-8, 3
 # Sizes of inputs over the smallest that weights are believed to tell of: below are roundings, or numbers of no meaning.
-LARGEST = 1e12
+BELIEVED_SIZE_RATIO = 1e12
 
 
 def in_shown_units(
@@ -40,7 +40,7 @@ def in_shown_units(
     Of inputs in raw units, as incomes beside years, some weights are known no better than what others do to the answers
     is rounded. Where the network is off at sizes that its own weights tell, all weights are fitted to answers of few
     digits there (by `settle`); if that is not enough, or answers have all their digits, it is read again (by `read`).
-    Queries: `JUDGED` where inputs weigh unequally, and those of a fit and a further reading where it is off there.
+    Queries: `EVEN_POINTS` where inputs weigh unequally, and those of a fit and a further reading where it is off there.
     """
     start, queries = oracle.ledger.asked, found.queries
     for _ in range(READ_AGAIN):
@@ -52,8 +52,8 @@ def in_shown_units(
             break
         light = f"input {int(units.argmax())} weighs so little that the model may be made for larger values of it"
         try:
-            off = residual(found.network, oracle, oracle.nearest(units * rng.standard_normal((JUDGED, oracle.n))))
-            if off <= max(AS_WELL * found.residual, EXPLAINED):
+            off = residual(found.network, oracle, oracle.nearest(units * rng.standard_normal((EVEN_POINTS, oracle.n))))
+            if off <= max(AS_WELL * found.residual, EVEN_POINT_ERROR):
                 break
             unit = Affine(oracle, deviation=(1 / units).reshape(oracle.shape))
             again = _settled(found, unit, settle, rng) or read(unit, x=None)
@@ -130,4 +130,4 @@ def _shown_units(network: Network) -> Float[np.ndarray, " n"] | None:
     light = (sizes > 0) & (FURTHER[-1] * sizes < sizes.max())
     if not light.any():
         return None
-    return np.asarray(sizes.max() / np.where(sizes * LARGEST > sizes.max(), sizes, sizes.max()))
+    return np.asarray(sizes.max() / np.where(sizes * BELIEVED_SIZE_RATIO > sizes.max(), sizes, sizes.max()))

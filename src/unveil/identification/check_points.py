@@ -20,19 +20,21 @@ SHARES, SHARES_DEEP = (0.4, 0.3, 0.15), (0.3, 0.2, 0.15)
 FURTHEST = 0.75
 # Points from which the most unusual ones are climbed to, of one hidden layer and of several; steps of the way, and what
 # the next one is of a step that led up, or did not.
-POOL, POOL_DEEP, CLIMB, STRIDE = 1000, 8000, 60, (1.2, 0.9)
+POOL_SHALLOW, POOL_DEEP, CLIMB, STRIDE = 1000, 8000, 60, (1.2, 0.9)
 # At these one feature is to be large: alone at half of them; at the others beside a second one as often as not, and the
 # rest may be active by as little as this weighs against them.
 LIGHTEST = 0.05
 # Neurons that could be behind a layer, of which rare ones are looked for: so many are drawn, as long as that takes no
 # more products than this; rare are those on, or off, at so few of so many points; no more than the rarest are taken.
 RANDOM, MOST_WORK, RAREST, DRAWN_FROM, SUPPOSED = 6000, 200_000_000, 4, 2000, 300
-MET = 4.0  # how much less one of them counts with each point that met it
+MET_DISCOUNT = 4.0  # how much less one of them counts with each point that met it
 # Where two hyperplanes of a first layer cross so far out one of them may bend, seen nowhere nearer: between so many
 # usual lengths, and at so many of the points at most, which are taken from usual ones and from those furthest out.
 CROSSING, CROSSINGS = (3.0, 100.0), 0.2
-PAIRS, ASIDE = 1000, 0.5  # pairs looked at at most; how far from where they cross, as a share of the way there
-ACROSS = 0.5  # distance from a hyperplane, in standard deviations of the preactivation: on either side of it
+# Pairs looked at at most; how far from where they cross, as a share of the way there.
+CROSSING_PAIRS, CROSSING_DISTANCE = 1000, 0.5
+# Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
+HYPERPLANE_DISTANCE = 0.5
 
 
 def switching(
@@ -47,7 +49,7 @@ def switching(
     spread = [z.std(axis=0) + 1e-300 for z in network.preactivations(x / scale, -2)]
     depth = rng.integers(len(hidden), size=len(x))
     neuron = np.array([rng.integers(hidden[d].neurons) for d in depth], dtype=int)
-    side = rng.choice([-ACROSS, ACROSS], size=len(x))
+    side = rng.choice([-HYPERPLANE_DISTANCE, HYPERPLANE_DISTANCE], size=len(x))
     for level in range(len(hidden)):
         some = np.flatnonzero(depth == level)
         if len(some):
@@ -182,14 +184,15 @@ def supposed(
 
 
 def covering(on: Bool[np.ndarray, "N neurons"], count: int) -> Int[np.ndarray, " count"]:
-    """Which points together meet most neurons, one after another: a neuron counts `MET` times less with each point that
-    met it, so that none is left out where there are points enough. `on`: where each is on; more points than `count`."""
+    """Which points together meet most neurons, one after another: a neuron counts `MET_DISCOUNT` times less with each
+    point that met it, so that none is left out where there are points enough. `on`: where each is on; more points than
+    `count`."""
     worth, free = np.ones(on.shape[1]), np.ones(len(on), dtype=bool)
     chosen = np.empty(count, dtype=int)
     for i in range(count):
         chosen[i] = np.where(free, on @ worth, -1.0).argmax()
         free[chosen[i]] = False
-        worth[on[chosen[i]]] /= MET
+        worth[on[chosen[i]]] /= MET_DISCOUNT
     return chosen
 
 
@@ -226,7 +229,7 @@ def crossings(
         return x[:0]
     rows, bias = first.dense(), first.bias
     i, j = np.triu_indices(len(rows), 1)
-    for pair in rng.permutation(len(i))[:PAIRS]:
+    for pair in rng.permutation(len(i))[:CROSSING_PAIRS]:
         if sum(map(len, found)) + 4 > most:
             break
         two = [i[pair], j[pair]]
@@ -235,7 +238,11 @@ def crossings(
         far = float(np.linalg.norm(way)) / max(size, 1e-300)
         if CROSSING[0] < far < CROSSING[1]:
             corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) @ back.T
-            corners *= ASIDE * np.linalg.norm(way) / np.maximum(np.linalg.norm(corners, axis=1, keepdims=True), 1e-300)
+            corners *= (
+                CROSSING_DISTANCE
+                * np.linalg.norm(way)
+                / np.maximum(np.linalg.norm(corners, axis=1, keepdims=True), 1e-300)
+            )
             found.append(start + way + corners)
     return np.concatenate(found)
 
@@ -269,6 +276,6 @@ def check_points(network: Network, oracle: Oracle, count: int, rng: np.random.Ge
     odd = rest - switched if hidden else 0
     groups.append(oracle.nearest(switching(network, oracle.sample(rest - odd, rng), rng)))
     if odd:
-        pool = oracle.sample(POOL if hidden < 2 else POOL_DEEP, rng)
+        pool = oracle.sample(POOL_SHALLOW if hidden < 2 else POOL_DEEP, rng)
         groups.append(oracle.nearest(unusual_everywhere(network, odd, pool, rng, oracle.within)))
     return [*groups, oracle.nearest(crossed)] if len(crossed) else groups

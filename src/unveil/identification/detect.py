@@ -8,23 +8,25 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding
 
-# Places looked at, and the step at first, in typical inputs; each further one is `RATIO` times as long or as short.
-PLACES, FIRST, RATIO = 24, 1e-3, 4.0
+# Places looked at, and the step at first, in typical inputs; each further one is `CURVE_STEP_RATIO` times as long or as
+# short.
+CURVE_PLACES, CURVE_FIRST_STEP, CURVE_STEP_RATIO = 24, 1e-3, 4.0
 # Longest step; the shortest is the square root of the answers' rounding, where a curve of order one bends by as much as
 # the rounding.
-LONGEST = 0.5
+CURVE_LONGEST_STEP = 0.5
 # Units of the rounding above which a second difference is a bend for sure; the share of the places that must show one.
 BENT, SOME = 30.0, 0.12
 # Units below which it is none, and the share of the places that show none at the shortest step at which some do bend.
-STRAIGHT, FEW = 5.0, 0.2
-# Over a step `RATIO` times as long a curve bends by the square of it, up to this part, at most of the places.
-GROWTH, MOST = 0.3, 0.75
+STRAIGHT_ROUNDINGS, STRAIGHT_PLACES_SHARE = 5.0, 0.2
+# Over a step `CURVE_STEP_RATIO` times as long a curve bends by the square of it, up to this part, at most of the
+# places.
+GROWTH, GROWING_PLACES_SHARE = 0.3, 0.75
 # Share of the places that must bend for a curve to be told from them alone, and other choices of places that must
 # all look straight to overrule fewer.
-ENOUGH, AGAIN = 0.5, 2
+BENT_PLACES_SHARE, OVERRULING_LOOKS = 0.5, 2
 # Chords looked at, the shortest and the longest in distances between breakpoints, points on each, and on windows of
 # them.
-CHORDS, SHORT, LONG, POINTS, WINDOWS = 12, 0.1, 4.0, 33, (5, 9, 17, 33)
+CHORDS, CHORD_SHORTEST, CHORD_LONGEST, CHORD_POINTS, CHORD_WINDOWS = 12, 0.1, 4.0, 33, (5, 9, 17, 33)
 # A window bends by so many standard deviations, where the windows of half its length within it bend by less than that;
 # the windows that must be straight by halves for a share to be known, and the share of them that bends where a curve
 # does.
@@ -32,7 +34,7 @@ BENDS, HALVES, COUNTED, CURVED = 4.0, 3.0, 20, 0.12
 # Quanta of the rounding by which answers must move from one point to the next, so that errors are independent.
 MOVES = 3.0
 # A chord that is so long, squared, in units of the rounding, would have shown a curve of any strength to speak of.
-CLEAR = 1e8
+CHORD_SQUARE_ENOUGH = 1e8
 
 
 def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
@@ -48,13 +50,13 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
     Where the answers are coarse a mixture of breakpoints and curves, such as ReLU before tanh, bends by breakpoints
     before it bends by curves. So chords about as long as breakpoints are apart are looked at, too: see `_chords_bend`.
 
-    Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 2 to 7 mostly; up to three times as many where few
-        places bend. Of coarse answers that look straight `CHORDS POINTS` more.
+    Queries: `CURVE_PLACES (1 + 2 s)` for s steps, the shortest included: 2 to 7 mostly; up to three times as many where
+    few places bend. Of coarse answers that look straight `CHORDS CHORD_POINTS` more.
     """
     look = _Look(oracle, rng)
     told, many = _looked(look)
     if not told and not many:
-        told = all(_looked(_Look(oracle, rng))[0] for _ in range(AGAIN))
+        told = all(_looked(_Look(oracle, rng))[0] for _ in range(OVERRULING_LOOKS))
     return told and not _chords_bend(look, rng)
 
 
@@ -67,49 +69,50 @@ def curved(oracle: Oracle, noise: Rounding, rng: np.random.Generator) -> bool:
 def _looked(look: _Look) -> tuple[bool, bool]:
     """Whether the answers are straight at one choice of places, and whether enough of them bend to be sure of it."""
     shortest = look.shortest
-    step = FIRST
+    step = CURVE_FIRST_STEP
     now = look.at(step)
     while (now > BENT).mean() < SOME:
         # Exact answers would have shown a curve of any strength to speak of; rare breakpoints are no matter.
-        if look.clear(step) or step * RATIO > LONGEST:
+        if look.clear(step) or step * CURVE_STEP_RATIO > CURVE_LONGEST_STEP:
             return True, True
-        step *= RATIO
+        step *= CURVE_STEP_RATIO
         now = look.at(step)
     # Breakpoints as often as that have this distance in the mean.
     look.apart = -2 * step / np.log(1 - min(float((now > BENT).mean()), 0.9))
-    while step / RATIO >= shortest:
-        before = look.at(step / RATIO)
+    while step / CURVE_STEP_RATIO >= shortest:
+        before = look.at(step / CURVE_STEP_RATIO)
         if (before > BENT).mean() < SOME:
             break
-        if _curved(before, now) and _shorter_too(look, step / RATIO, before, now):
+        if _curved(before, now) and _shorter_too(look, step / CURVE_STEP_RATIO, before, now):
             return False, _many(before)
-        step, now = step / RATIO, before
+        step, now = step / CURVE_STEP_RATIO, before
     # Where noise asks for long steps a curve does not grow by their square any more, but bends nearly everywhere still.
-    longer = look.at(step * RATIO)
+    longer = look.at(step * CURVE_STEP_RATIO)
     curved = _curved(now, longer) and _shorter_too(look, step, now, longer)
-    return not curved and bool((now <= STRAIGHT).mean() >= FEW), curved and _many(now)
+    return not curved and bool((now <= STRAIGHT_ROUNDINGS).mean() >= STRAIGHT_PLACES_SHARE), curved and _many(now)
 
 
 def _many(bend: Float[np.ndarray, " P"]) -> bool:
     """Whether half of the places bend: breakpoints that all look like a curve by chance are few."""
-    return bool((bend > BENT).mean() >= ENOUGH)
+    return bool((bend > BENT).mean() >= BENT_PLACES_SHARE)
 
 
 def _curved(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> bool:
-    """Whether bends over a step and over one `RATIO` times as long are those of a curve."""
-    return bool(_alike(bend, longer)[bend > BENT].mean() >= MOST)
+    """Whether bends over a step and over one `CURVE_STEP_RATIO` times as long are those of a curve."""
+    return bool(_alike(bend, longer)[bend > BENT].mean() >= GROWING_PLACES_SHARE)
 
 
 def _alike(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> Bool[np.ndarray, " P"]:
     """At which places these grow as a curve's do."""
-    return np.asarray(np.abs(longer - RATIO**2 * bend) <= GROWTH * RATIO**2 * bend)
+    return np.asarray(np.abs(longer - CURVE_STEP_RATIO**2 * bend) <= GROWTH * CURVE_STEP_RATIO**2 * bend)
 
 
 def _shorter_too(look: _Look, step: float, bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> bool:
-    """Whether places that bend like a curve over `step` and one `RATIO` times as long do so over one as much shorter,
-    where that would be seen: a breakpoint that did by chance lies beside. Queries: `2 PLACES`, or none."""
-    told = _alike(bend, longer) & (bend > 2 * RATIO**2 * BENT)
-    return not told.any() or bool(_alike(look.at(step / RATIO), bend)[told].mean() >= MOST)
+    """Whether places that bend like a curve over `step` and one `CURVE_STEP_RATIO` times as long do so over one as much
+    shorter, where that would be seen: a breakpoint that did by chance lies beside. Queries: `2 CURVE_PLACES`, or
+    none."""
+    told = _alike(bend, longer) & (bend > 2 * CURVE_STEP_RATIO**2 * BENT)
+    return not told.any() or bool(_alike(look.at(step / CURVE_STEP_RATIO), bend)[told].mean() >= GROWING_PLACES_SHARE)
 
 
 def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
@@ -118,22 +121,24 @@ def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
 
     What is straight in both halves and in the middle is straight, but for a breakpoint that is hardly seen; a curve
     bends by six times as many standard deviations over twice the length. Where answers hardly move nothing is told.
-    Queries: `CHORDS POINTS`; none where answers are so exact that a curve would have been seen.
+    Queries: `CHORDS CHORD_POINTS`; none where answers are so exact that a curve would have been seen.
     """
     oracle = look.oracle
     if look.clear(look.apart):
         return False
     x, away = _places(oracle, CHORDS, rng)
-    away *= np.minimum(look.apart * np.geomspace(SHORT, LONG, CHORDS), 2 * LONGEST)[:, None]
+    away *= np.minimum(look.apart * np.geomspace(CHORD_SHORTEST, CHORD_LONGEST, CHORDS), 2 * CURVE_LONGEST_STEP)[
+        :, None
+    ]
     # Evenly spaced points of a line would be rounded with a rhythm, which is no noise.
-    along = (np.arange(POINTS) + rng.uniform(-0.5, 0.5, POINTS)) / POINTS - 0.5
+    along = (np.arange(CHORD_POINTS) + rng.uniform(-0.5, 0.5, CHORD_POINTS)) / CHORD_POINTS - 0.5
     y = oracle(oracle.nearest((x[:, None] + along[:, None] * away[:, None]).reshape(-1, oracle.n)))
-    y = y.reshape(CHORDS, POINTS, -1).astype(float)
+    y = y.reshape(CHORDS, CHORD_POINTS, -1).astype(float)
     rounding = np.maximum(oracle.resolution * np.abs(y).max(axis=1), 1e-300)
     error = np.maximum(np.median(_bends(along, y, 4, 3), axis=1) / 0.6745, 0.3 * rounding)
     halves: Float[np.ndarray, "c s"] | None = None
     straight = bent = 0
-    for width in WINDOWS:
+    for width in CHORD_WINDOWS:
         bend = (_bends(along, y, width, 2) / error[:, None]).max(axis=2)
         if halves is not None:
             # The windows of half this length at its beginning, middle and end.
@@ -181,20 +186,20 @@ class _Look:
     """
 
     unit: float = 1.0
-    apart: float = 2 * LONGEST
+    apart: float = 2 * CURVE_LONGEST_STEP
 
     def __init__(self, oracle: Oracle, rng: np.random.Generator) -> None:
-        self.oracle, self.shortest = oracle, min(FIRST, float(np.sqrt(oracle.resolution)))
-        self.x, self.away = _places(oracle, PLACES, rng)
+        self.oracle, self.shortest = oracle, min(CURVE_FIRST_STEP, float(np.sqrt(oracle.resolution)))
+        self.x, self.away = _places(oracle, CURVE_PLACES, rng)
         self.y = oracle(self.x)
         self.unit = max(1.0, float(np.median(self.at(self.shortest))))
 
     def clear(self, step: float) -> bool:
         """Whether chords so long would have shown a curve of any strength to speak of."""
-        return step**2 > CLEAR * self.oracle.resolution * self.unit
+        return step**2 > CHORD_SQUARE_ENOUGH * self.oracle.resolution * self.unit
 
     def at(self, step: float) -> Float[np.ndarray, " P"]:
-        """Second differences over this step, in units of what rounding makes of them. Queries: `2 PLACES`."""
+        """Second differences over this step, in units of what rounding makes of them. Queries: `2 CURVE_PLACES`."""
         behind = self.oracle.nearest(self.x - step * self.away)
         ahead = self.oracle.nearest(self.x + step * self.away)
         low, high = np.split(self.oracle(np.concatenate([behind, ahead])), 2)

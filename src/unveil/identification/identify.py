@@ -15,7 +15,7 @@ from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.rounding import intact
 from unveil.blackbox.row_span import in_own_units
-from unveil.blackbox.span_search.probe import FINE
+from unveil.blackbox.span_search.probe import FINE_ROUNDING
 from unveil.blackbox.wrappers import Arctanh, LogRatios, Restricted
 from unveil.identification.along_few import along_few, settled_in_units
 from unveil.identification.box_units import in_shown_units, in_units, of_inputs
@@ -34,7 +34,7 @@ from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
-from unveil.identification.surrogate.fitting import MEASURED
+from unveil.identification.surrogate.fitting import MEASURED_REMARK
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
@@ -46,8 +46,8 @@ HELD_BACK, WORTH_A_FIT = 0.1, 4000
 # Questions that the reading of a piecewise-linear network takes at most where no budget is set, and so many more for
 # each input.
 READING, EACH_INPUT = 1_000_000, 5_000
-LOOKED_AT, EQUAL = 20, 4  # inputs whose answers are looked at for being equal, within so many roundings
-USUAL = 4.0  # size of inputs that a network is read among where those further out have no answer
+EQUALITY_INPUTS, EQUAL = 20, 4  # inputs whose answers are looked at for being equal, within so many roundings
+ANSWERED_SIZE = 4.0  # size of inputs that a network is read among where those further out have no answer
 
 
 def identify(
@@ -140,8 +140,8 @@ def _where_defined(
     except MissingAnswers as error:
         if oracle.within is not None or oracle.grid is not None:
             raise
-        said = f"{error}. What follows was asked within that: inputs from -{USUAL:g} to {USUAL:g}."
-    found = read(Restricted(oracle, within=(-USUAL, USUAL)), x=None)
+        said = f"{error}. What follows was asked within that: inputs from -{ANSWERED_SIZE:g} to {ANSWERED_SIZE:g}."
+    found = read(Restricted(oracle, within=(-ANSWERED_SIZE, ANSWERED_SIZE)), x=None)
     return dataclasses.replace(found, queries=oracle.ledger.asked - start, why=(said, *found.why))
 
 
@@ -192,12 +192,12 @@ def _identified(
 def _behind_outputs(oracle: Oracle, rng: np.random.Generator) -> tuple[OracleWrapper, str] | None:
     """What curved answers are without a sigmoid or tanh on top of each, where that is straight between breakpoints.
 
-    Queries: none where the first answers exceed 1 or the budget is short; else `LOOKED_AT`, and if all of these lie in
-        [-1, 1] those of `piecewise_linear`
+    Queries: none where the first answers exceed 1 or the budget is short; else `EQUALITY_INPUTS`, and if all of these
+    lie in [-1, 1] those of `piecewise_linear`
     """
     if oracle.scale > 1 or oracle.reference is not None or oracle.ledger.left < WORTH_A_FIT:
         return None
-    y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))
+    y = oracle(oracle.sample(EQUALITY_INPUTS, np.random.default_rng(0)))
     if np.abs(y).max() > 1:
         return None
     undone, name = (LogRatios(oracle, each=True), "sigmoid") if y.min() >= 0 else (Arctanh(oracle), "tanh")
@@ -265,13 +265,13 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
 
 def _of_constant(network: Network, oracle: Oracle) -> Outcome:
     """`complete`, or what it means that a network has no neuron because answers are the same at all usual inputs: there
-    is none to find, or noise and coarse digits would hide it. Queries: `LOOKED_AT` where no neuron was found."""
-    if oracle.answers == "labels" or len(network.layers) > 1 or oracle.ledger.left < LOOKED_AT:
+    is none to find, or noise and coarse digits would hide it. Queries: `EQUALITY_INPUTS` where no neuron was found."""
+    if oracle.answers == "labels" or len(network.layers) > 1 or oracle.ledger.left < EQUALITY_INPUTS:
         return Outcome.complete
-    y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))
+    y = oracle(oracle.sample(EQUALITY_INPUTS, np.random.default_rng(0)))
     if (np.ptp(y, axis=0) > EQUAL * oracle.resolution * np.abs(y).max(axis=0)).any():
         return Outcome.complete
-    hidden = oracle.noise > 0 or (oracle.resolution > FINE and y.any()) or not intact(y, oracle.widest).all()
+    hidden = oracle.noise > 0 or (oracle.resolution > FINE_ROUNDING and y.any()) or not intact(y, oracle.widest).all()
     return Outcome.not_resolved if hidden else Outcome.nothing_to_find
 
 
@@ -299,7 +299,7 @@ def _fitted(
         if judged is Outcome.complete:
             outcome, error = judged, seen.residual
             told = "It passed the check of a network that is read, neuron by neuron."
-            why = tuple(text.removesuffix(f" {MEASURED}") for text in why)
+            why = tuple(text.removesuffix(f" {MEASURED_REMARK}") for text in why)
         why = (*why, told) if told else why
     if best.outcome is Outcome.approximate and outcome is not Outcome.complete:
         return dataclasses.replace(best, stats=stats)  # what was read is as good

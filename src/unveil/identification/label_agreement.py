@@ -15,7 +15,8 @@ def network_labels(network: Network, labels: tuple[int, ...], x: Float[np.ndarra
     return np.asarray(np.array(labels, dtype=np.int64)[network(x).argmax(axis=1)])
 
 
-NEAR = 100.0  # so many times further from a boundary than weights are known to points are taken: a millionth by default
+# So many times further from a boundary than weights are known to points are taken: a millionth by default.
+BESIDE_BOUNDARY_RATIO = 100.0
 # Where a label changes nowhere among usual inputs and up to 30 times as far out it is looked for so many times further.
 AFAR = (1.0, 10.0, 100.0, 1000.0)
 LOOSE = 1e-4  # standard error of a number from which on a result is approximate
@@ -97,6 +98,6 @@ def near_boundaries(
         middle = (low + high) / 2
         inside = network_labels(network, labels, start + middle[:, None] * (end - start)) == before
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    step = max(NEAR * accuracy, 4e3 * float(np.finfo(oracle.dtype).eps))
+    step = max(BESIDE_BOUNDARY_RATIO * accuracy, 4e3 * float(np.finfo(oracle.dtype).eps))
     sides = [start + np.clip(low + s, 0, 1)[:, None] * (end - start) for s in (-step, step)]
     return oracle.nearest(np.concatenate(sides)[:count])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-LEAST = 5  # fewer rows or columns than this are no picture: every window would be most of it
+LEAST_PICTURE_SIDE = 5  # fewer rows or columns than this are no picture: every window would be most of it
 CHANNELS = 4  # a last axis no longer than this, behind two longer ones, holds channels
 
 
@@ -28,10 +28,10 @@ class Picture:
             sides = (1, *sides)
         if len(sides) != 3:
             return None
-        last = sides[2] <= CHANNELS and min(sides[:2]) >= LEAST and sides[0] > CHANNELS
+        last = sides[2] <= CHANNELS and min(sides[:2]) >= LEAST_PICTURE_SIDE and sides[0] > CHANNELS
         if last:
             sides = (sides[2], sides[0], sides[1])
-        return cls(sides, last) if min(sides[1:]) >= LEAST else None
+        return cls(sides, last) if min(sides[1:]) >= LEAST_PICTURE_SIDE else None
 
     def planes(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N c h w"]:
         """Inputs as channels of rows and columns."""

@@ -17,7 +17,7 @@ from unveil.whitebox.network import Network
 
 # Queries of a check: this share of what the reading asked, between these. A neuron that is on for one usual input in a
 # thousand shows itself to the most of them; the fewest are enough for what the further points show.
-SHARE, FEWEST, MOST = 0.03, 100, 2000
+CHECK_QUERIES_SHARE, FEWEST, MOST_CHECK_QUERIES = 0.03, 100, 2000
 # In a box no point lies further out than others, so that only many show what is rare.
 SHARE_IN_BOX, FEWEST_IN_BOX = 0.2, 500
 # Behind a first layer a neuron may be off, or on, at nearly all inputs: with two hidden layers or more.
@@ -28,8 +28,8 @@ TAIL = 30.0  # errors so many times the median one are not like the others
 # Errors at usual points and beside hyperplanes, in units of the answers' rounding there, that a fit to answers with few
 # digits leaves at most: its own error and the rounding made 5 at 100 points and 8 at 4,000; a missing neuron 4 to 500.
 UNEXPLAINED = 8.0
-EQUAL = 4.0  # answers within so many of their roundings are the same
-LEAST = 0.05  # of the points, whose answers must have digits for anything to be known
+EQUAL_ANSWER_ROUNDINGS = 4.0  # answers within so many of their roundings are the same
+WHOLE_ANSWERS_SHARE = 0.05  # of the points, whose answers must have digits for anything to be known
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Validation:
 def how_many(oracle: Oracle, network: Network | None = None) -> int:
     """Queries that checking a network is worth, after what was asked so far. `oracle`: what was asked. `network`: what
     is to be checked."""
-    share, fewest = (SHARE, FEWEST) if oracle.within is None else (SHARE_IN_BOX, FEWEST_IN_BOX)
+    share, fewest = (CHECK_QUERIES_SHARE, FEWEST) if oracle.within is None else (SHARE_IN_BOX, FEWEST_IN_BOX)
     if network is not None and len(network.layers) > 2:
         fewest = max(fewest, FEWEST_DEEP)
     if network is not None and any(affine_part(network)):
         fewest = max(fewest, FEWEST_WITH_AFFINE_PART)
-    return int(np.clip(share * oracle.ledger.asked, fewest, MOST))
+    return int(np.clip(share * oracle.ledger.asked, fewest, MOST_CHECK_QUERIES))
 
 
 def validate(  # noqa: PLR0913 - what counts as rounding is a share of the spread, or known of each answer
@@ -110,7 +110,7 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
         spread = float(np.abs(answers - answers.mean(axis=0)).max())
         # What a model loses inside, beyond its answers' last digit, is no difference either.
         lost = oracle.rounding(answers) if noise is None else np.maximum(oracle.rounding(answers), noise.at(x, answers))
-        if float(np.ptp(answers, axis=0).max()) <= EQUAL * float(lost.max()):
+        if float(np.ptp(answers, axis=0).max()) <= EQUAL_ANSWER_ROUNDINGS * float(lost.max()):
             spread = float(np.abs(answers).max()) or 1.0  # all are the same
         apart = np.abs(network(x) - answers)
         off = (apart * weights(oracle.uneven, answers, usual)).max(axis=1)
@@ -129,7 +129,7 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
             strange |= ~(times <= UNEXPLAINED)
         many = np.flatnonzero(strange)
         wrong.append(x[many[np.argsort(-off[many], kind="stable")]])
-    if rests < LEAST * len(y):
+    if rests < WHOLE_ANSWERS_SHARE * len(y):
         errors[1] = np.inf
     return Validation(errors[1], max(errors[2:], default=0.0), max(tails), rests, np.concatenate(wrong), roundings)
 

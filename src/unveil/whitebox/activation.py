@@ -353,7 +353,7 @@ SIGMOIDAL = ("tanh", "erf", "arctan", "softsign")
 """Smooth activations that come to rest on both sides; a sigmoid is tanh in other units, the same networks."""
 RECTIFIERS = ("softplus", "gelu", "silu", "gelu_tanh", "elu", "selu", "mish")
 """Those that are constant far out on one side and straight on the other, and curve in between."""
-SMOOTH = (*SIGMOIDAL, *RECTIFIERS, "hardswish", "sin")
+SMOOTH_ACTIVATIONS = (*SIGMOIDAL, *RECTIFIERS, "hardswish", "sin")
 """What a network may have whose answers curve; `identify` looks for these where no activation is given."""
 
 _ALSO_CALLED = {

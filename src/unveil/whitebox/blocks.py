@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-REPEATED = 8  # times fewer numbers, from which a matrix is kept as its groups
-LARGE = 4_000_000  # entries from which that is worth finding out
-AT_ONCE = 4_000_000  # entries looked at together
+NUMBERS_SAVED_FACTOR = 8  # times fewer numbers, from which a matrix is kept as its groups
+LARGE_MATRIX_ENTRIES = 4_000_000  # entries from which that is worth finding out
+ENTRIES_AT_ONCE = 4_000_000  # entries looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +113,11 @@ class Repeated:
 
 def repeated(weights: Any) -> Any:
     """A large sparse matrix as groups of equal blocks where that is much smaller; else as it is."""
-    if not sparse.issparse(weights) or weights.nnz < LARGE:
+    if not sparse.issparse(weights) or weights.nnz < LARGE_MATRIX_ENTRIES:
         return weights
     groups = groups_of(weights)
     numbers = sum(g.values.size + g.rows.size + g.columns.size for g in groups)
-    return Repeated(weights.shape, groups) if REPEATED * numbers < weights.nnz else weights
+    return Repeated(weights.shape, groups) if NUMBERS_SAVED_FACTOR * numbers < weights.nnz else weights
 
 
 def groups_of(weights: Any) -> tuple[Group, ...]:
@@ -149,7 +149,7 @@ def groups_of(weights: Any) -> tuple[Group, ...]:
     found: dict[tuple[int, int, bytes], list[Group]] = {}
     for height, size, apart in np.unique(shapes, axis=0).tolist():
         some = first[(shapes == (height, size, apart)).all(axis=1)]
-        for part in np.array_split(some, math.ceil(len(some) * height * size / AT_ONCE)):
+        for part in np.array_split(some, math.ceil(len(some) * height * size / ENTRIES_AT_ONCE)):
             _collect(found, weights, rows[part[:, None] + np.arange(height)], alone if height > 1 and apart else None)
     return tuple(
         Group(np.concatenate([g.rows for g in each]), np.concatenate([g.columns for g in each]), each[0].values)

@@ -15,7 +15,7 @@ from unveil.whitebox.network import Network
 from unveil.whitebox.relaxation import Part, Relaxation, halved, whole
 from unveil.whitebox.wanted import Wanted
 
-INSIDE = 0.99
+TOLERANCE_SHARE = 0.99
 """Share of the tolerance by which the nearest input of a part may be off, so that rounding does not take it away."""
 
 
@@ -134,7 +134,7 @@ class Regions:
             split = None if found is None else relaxation.worst(found.v[:size], part)
             if split is None:
                 # What just meets the tolerance may miss it by a rounding.
-                inner = minimise(cost, _with_distance(rows, goal, INSIDE * self.tolerance))
+                inner = minimise(cost, _with_distance(rows, goal, TOLERANCE_SHARE * self.tolerance))
                 if inner is not None and not search.offer(inner.v[:n], distance=True):
                     search.offer(search.polished(inner.v[:n]), distance=True)
                 closed = min(closed, at_least)

@@ -18,17 +18,17 @@ from jaxtyping import Float
 from scipy.linalg import lapack, qr, svdvals
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-LARGE = 1000
+LAPACK_COLUMNS = 1000
 """Below so many columns torch's LAPACK saves nothing."""
-FEW = 8
+FEW_EIGENVECTORS = 8
 """Up to so many eigenvectors are found one by one."""
-CHOICE = "UNVEIL_LAPACK"
+LAPACK_VARIABLE = "UNVEIL_LAPACK"
 """Environment variable: `scipy` leaves torch alone even where it is installed."""
 
 
 def helped(size: int) -> bool:
     """Whether torch does the work for matrices of this size."""
-    return size >= LARGE and os.environ.get(CHOICE) != "scipy" and _installed()
+    return size >= LAPACK_COLUMNS and os.environ.get(LAPACK_VARIABLE) != "scipy" and _installed()
 
 
 def eigenvalues(symmetric: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
@@ -88,7 +88,7 @@ class Inverted:
 
     def vectors(self, first: int, last: int) -> Float[np.ndarray, "n k"]:
         """Orthonormal eigenvectors of the eigenvalues `first` up to but without `last`."""
-        if first == 0 and last <= FEW and "form" not in self.__dict__:
+        if first == 0 and last <= FEW_EIGENVECTORS and "form" not in self.__dict__:
             factor, info = lapack.dpotrf(self.symmetric.T, lower=1, clean=0)
             if not info:
                 n = len(self.symmetric)

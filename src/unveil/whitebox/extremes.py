@@ -15,7 +15,7 @@ from unveil.whitebox.network import Network, must_be_known
 
 AT_A_TIME = 80
 """Steps of LOBPCG between two looks at whether those asked for have settled; it alone waits for all it holds."""
-SETTLED = 1e-11
+SETTLED_RESIDUAL = 1e-11
 """Residual, in units of the largest singular value squared, at which they have."""
 
 
@@ -109,6 +109,6 @@ def extreme_singular_values(
             bottom, vectors = lobpcg(operator, vectors, M=scale, largest=False, maxiter=most, tol=1e-12 * top[0])
         order = np.argsort(bottom)[:count][::-1]
         rest = np.linalg.norm(normal(vectors[:, order]) - vectors[:, order] * bottom[order], axis=0)
-        if rest.max() <= SETTLED * top[0]:
+        if rest.max() <= SETTLED_RESIDUAL * top[0]:
             break
     return Extremes(np.sqrt(top), np.sqrt(np.maximum(bottom[order], 0)), rest / top[0])

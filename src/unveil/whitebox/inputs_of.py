@@ -19,13 +19,13 @@ from unveil.whitebox.region import linearise
 from unveil.whitebox.starting_points import starting_points
 from unveil.whitebox.wanted import Wanted, between, wanted
 
-STARTS = 32
+NEWTON_STARTS = 32
 """Points of the box from which Gauss-Newton steps are tried before any linear programme."""
 
 KICKS = 150
 """Further tries from the best points reached, moved at random: of networks of more than..."""
 
-LARGE = 64
+FEW_BREAKPOINT_NEURONS = 64
 """...so many neurons with a breakpoint before any linear programme, of others where the programmes did not decide."""
 
 _KEPT = 4  # points that are moved
@@ -125,7 +125,7 @@ class _Search:
             return peeled
         reached = self._try_starts(rng)
         has_breakpoints = sum(each.neurons for each in self.network.layers if each.activation.has_breakpoints)
-        decides = peeled is not None and has_breakpoints <= LARGE
+        decides = peeled is not None and has_breakpoints <= FEW_BREAKPOINT_NEURONS
         if not decides:
             self._kick(reached, rng)
         if peeled is None:
@@ -215,7 +215,7 @@ class _Search:
         drawn = starting_points(self.network, *self.box, rng)
         off = np.linalg.norm(self.network.features(drawn) - self.y, axis=1)
         starts = [self.goal] if self.goal is not None else []
-        starts += [(self.box[0] + self.box[1]) / 2, *drawn[np.argsort(off, kind="stable")[: STARTS - 1]]]
+        starts += [(self.box[0] + self.box[1]) / 2, *drawn[np.argsort(off, kind="stable")[: NEWTON_STARTS - 1]]]
         reached = []
         for start in starts:
             reached.append(self.polished(start))

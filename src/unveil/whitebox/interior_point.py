@@ -14,18 +14,18 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg, sparse
 
-MOST_STEPS = 40
-MOST_WORK = 7e11
+INTERIOR_STEPS = 40
+INTERIOR_PRODUCTS = 7e11
 """Products after which it ends with the bound it has: some 20 seconds of one core."""
-SETTLED = 1e-6
+SETTLED_GAP = 1e-6
 """Gap, relative to the objective, at which it ends."""
-MET = 1e-8
+WALL_MISS = 1e-8
 """By how much walls may be missed then."""
-ROUNDING = 1e-11
+FINAL_WALL_MISS = 1e-11
 """By how much walls may be missed in the end."""
-TO_THE_WALL = 0.99
+SHARE_TO_THE_WALL = 0.99
 """Share of the way to the nearest wall that a step goes at most."""
-RIDGE = 1e-13
+DEPENDENT_ROWS_RIDGE = 1e-13
 """Share of the mean diagonal that keeps rows which depend on each other from spoiling a factorisation."""
 
 
@@ -111,7 +111,7 @@ def interior_point(  # noqa: PLR0913 - the parts of one programme
     prices = np.zeros(p)
     across = np.asarray(equal.T.toarray())
     each = n**3 / 3 + float(p) * n**2 / 2 + float(p) ** 2 * n / 2 + p**3 / 3 + 30.0 * _squares(below)
-    most = int(np.clip(MOST_WORK / each, 5, MOST_STEPS))
+    most = int(np.clip(INTERIOR_PRODUCTS / each, 5, INTERIOR_STEPS))
     for _ in range(most):
         on_z, on_u = walls.back(force)
         off_z = curvature * (z - target) + on_z + equal.T @ prices
@@ -119,14 +119,14 @@ def interior_point(  # noqa: PLR0913 - the parts of one programme
         missed, wrong = walls.times(z, u) + slack - walls.level, equal @ z - level
         gap = float(slack @ force)
         value = _worth(z - target, norm)
-        if gap <= SETTLED * value and np.abs(missed).max() <= MET:
+        if gap <= SETTLED_GAP * value and np.abs(missed).max() <= WALL_MISS:
             break
         hessian, link, own = walls.curved(force / slack, curvature)
         try:
             lower = linalg.cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
             half = linalg.solve_triangular(lower, across, lower=True, check_finite=False)
             middle = half.T @ half
-            middle[np.diag_indices(p)] += RIDGE * max(float(np.trace(middle)) / max(p, 1), 1e-300)
+            middle[np.diag_indices(p)] += DEPENDENT_ROWS_RIDGE * max(float(np.trace(middle)) / max(p, 1), 1e-300)
             factor = linalg.cho_factor(middle, lower=True, overwrite_a=True, check_finite=False)
         except linalg.LinAlgError:  # as near to the walls as rounding allows
             break
@@ -138,8 +138,8 @@ def interior_point(  # noqa: PLR0913 - the parts of one programme
         after = float((slack + reach[0] * ahead[3]) @ (force + reach[1] * ahead[4]))
         centre = (after / gap) ** 3 * gap / len(slack)
         by_z, by_u, price, by_slack, by_force = system.step(product + ahead[3] * ahead[4] - centre)
-        along = min(1.0, TO_THE_WALL * _reach(slack, by_slack))
-        beside = min(1.0, TO_THE_WALL * _reach(force, by_force))
+        along = min(1.0, SHARE_TO_THE_WALL * _reach(slack, by_slack))
+        beside = min(1.0, SHARE_TO_THE_WALL * _reach(force, by_force))
         z, u, slack = z + along * by_z, u + along * by_u, slack + along * by_slack
         prices, force = prices + beside * price, force + beside * by_force
     return Interior(_kept_inside(z, start, walls), prices, np.maximum(force[: walls.q], 0.0))
@@ -190,7 +190,7 @@ def _kept_inside(z: np.ndarray, start: np.ndarray, walls: _Walls) -> Float[np.nd
     room = walls.level[: walls.q + 2 * walls.n] - walls.times(start, none)
     rise = walls.times(z - start, none)
     up = rise > 0
-    share = float(np.min((np.maximum(room[up], 0.0) + ROUNDING) / rise[up], initial=1.0))
+    share = float(np.min((np.maximum(room[up], 0.0) + FINAL_WALL_MISS) / rise[up], initial=1.0))
     return np.asarray(start + share * (z - start))
 
 

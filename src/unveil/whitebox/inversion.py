@@ -21,7 +21,7 @@ from unveil.whitebox.polytope import Polytope, nearest
 from unveil.whitebox.same_features import Preimage, features_of
 from unveil.whitebox.wanted import Wanted, range_of, wanted
 
-TOLERANCE = 1e-6  # features count as the same within this, relative to the largest of them, or to 1
+SAME_FEATURE_DIFFERENCE = 1e-6  # features count as the same within this, relative to the largest of them, or to 1
 _TIGHT = 1e-7  # a row with less room than this, relative to its length, is tight
 _FAR, _HALVINGS = 1e300, 100  # up to where a proof is followed, and how often what it proves is halved
 
@@ -222,7 +222,7 @@ def given_features(network: Network, features: np.ndarray, layer: int) -> Float[
 def allowed(tolerance: float | None, y: np.ndarray) -> float:
     """The tolerance, absolute; by default relative to the largest of the numbers wanted."""
     if tolerance is None:
-        return TOLERANCE * max(1.0, float(np.abs(y).max()))
+        return SAME_FEATURE_DIFFERENCE * max(1.0, float(np.abs(y).max()))
     if not (np.isfinite(as_numbers(tolerance, "tolerance=")) and tolerance > 0):
         raise BadInput(f"tolerance must be a positive number; got {tolerance}")
     return float(tolerance)

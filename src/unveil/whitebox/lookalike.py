@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 # that computes in float32 must not wake it.
 MARGIN = 1e-6
 # Answers of a model that computes in single precision are held to this, relative to the largest or to 1.
-SINGLE = 1e-3
+SINGLE_PRECISION_ERROR = 1e-3
 # A constraint of the region counts as met with equality, hence as a face to another region, within this.
 _FACE = 1e-7
 # Regions entered at most, unless told.
-MOVES = 20
+MOST_REGIONS_ENTERED = 20
 
 # Layer, neuron, and by how many pieces the pattern changes behind a face of a region.
 Face = tuple[int, int, int]
@@ -52,7 +52,7 @@ class Comparison:
     @property
     def holds(self) -> bool:
         """Whether the answers agree as far as a model that computes in single precision can be held to it."""
-        return self.difference <= SINGLE * max(1.0, float(np.abs(self.answers).max()))
+        return self.difference <= SINGLE_PRECISION_ERROR * max(1.0, float(np.abs(self.answers).max()))
 
 
 @one_line
@@ -247,7 +247,7 @@ class Walk:
         polytope, faces = self._polytope(pattern, self.x)
         best = solve(polytope)
         entered = 0
-        most = (0 if polytope.large else MOVES) if moves is None else moves
+        most = (0 if polytope.large else MOST_REGIONS_ENTERED) if moves is None else moves
         while entered < most:
             better = self._better(best, pattern, faces, polytope, solve, maximise)
             if better is None:

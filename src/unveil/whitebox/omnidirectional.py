@@ -24,7 +24,7 @@ from unveil.whitebox.null_space import Factored, null_space
 _NEWTON = 60
 _REFINEMENTS = 12
 # Multipliers all above this are believed in single precision, and once projected again above half of it.
-BOUNDED = 1e-3
+BELIEVED_MULTIPLIER = 1e-3
 # A direction is accepted if the part of it outside the range of Q is this small: then no certificate of
 # boundedness with |w| below 1e12 |w_Z| exists, i.e. none that float64 could tell from rounding.
 _OUTSIDE = 1e-12
@@ -115,11 +115,11 @@ def _gradient_steps(layer: Factored, silent: np.ndarray, open_: np.ndarray, w: n
     # Found by timing: past so many steps the exact method of the next stage is quicker, if it is small.
     steps = int(np.clip(0.6 * (basis.shape[1] - 150), 16, 160)) if within else 160
     for _ in range(steps):
-        found = np.flatnonzero((ahead + others).min(axis=1) > BOUNDED)
+        found = np.flatnonzero((ahead + others).min(axis=1) > BELIEVED_MULTIPLIER)
         if len(found):
             sure = project(ahead[found].astype(np.float64), basis)
             lowest = np.where(silent[open_[found]], sure, np.inf).min(axis=1)
-            sure, found, lowest = (each[lowest > BOUNDED / 2] for each in (sure, found, lowest))
+            sure, found, lowest = (each[lowest > BELIEVED_MULTIPLIER / 2] for each in (sure, found, lowest))
             w[open_[found]] = sure / np.where(np.isfinite(lowest), lowest, 1.0)[:, None]
             keep = np.ones(len(open_), bool)
             keep[found] = False

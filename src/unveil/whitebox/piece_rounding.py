@@ -10,7 +10,7 @@ from jaxtyping import Float
 from unveil.whitebox.linear_piece import Piece
 from unveil.whitebox.network import Layer
 
-SAMPLES = 4
+ROUNDING_SAMPLES = 4
 """Random vectors by which the rounding is measured."""
 SURE = 4.0
 """So many times the measured size: four vectors tell it up to a factor of about two."""
@@ -32,7 +32,7 @@ class Rounding:
     @staticmethod
     def none(piece: Piece) -> Rounding:
         """Of the first layer, which is as it was given."""
-        return Rounding(np.zeros((piece.height, SAMPLES)))
+        return Rounding(np.zeros((piece.height, ROUNDING_SAMPLES)))
 
     @property
     def floor(self) -> float:
@@ -55,4 +55,4 @@ class Rounding:
 
 
 def _vectors(size: int) -> Float[np.ndarray, "n s"]:
-    return np.random.default_rng(size).standard_normal((size, SAMPLES))
+    return np.random.default_rng(size).standard_normal((size, ROUNDING_SAMPLES))

@@ -14,7 +14,7 @@ from unveil.whitebox.symmetry import Rearrangement, fold_sines, rearrange, scale
 CONSTANT = 1e-12
 """A neuron whose weights are so small beside the largest row of its layer is a constant."""
 
-EQUAL = 1e-8
+EQUAL_ROWS_DIFFERENCE = 1e-8
 """Two rows that differ by no more, relative to their length, are one."""
 
 
@@ -31,7 +31,8 @@ def reduced(network: Network) -> Network:
             neurons of the next one equal.
 
     Returns:
-        A network of the same widths, whose answers differ by rounding and at most by `EQUAL` of the size of a weight.
+        A network of the same widths, whose answers differ by rounding and at most by `EQUAL_ROWS_DIFFERENCE` of the
+        size of a weight.
     """
     for at in range(len(network.layers) - 1):
         network = _without_equals(_without_constants(network, at), at)
@@ -119,7 +120,7 @@ def _without_equals(network: Network, at: int) -> Network:
     for i, j in near:
         if taker[i] != i or taker[j] != j:
             continue
-        if np.linalg.norm(rows[i] - scale[i, j] * rows[j]) <= EQUAL * np.linalg.norm(rows[i]):
+        if np.linalg.norm(rows[i] - scale[i, j] * rows[j]) <= EQUAL_ROWS_DIFFERENCE * np.linalg.norm(rows[i]):
             taker[j], factor[j] = i, scale[i, j]
     kept = taker == np.arange(len(rows))
     if kept.all():

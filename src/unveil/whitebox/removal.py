@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from scipy.linalg import qr, svdvals
 
-CHUNK = 20_000_000
+PRODUCTS_AT_ONCE = 20_000_000
 """Products at once."""
-SPARSE = 0.05
+SPARSE_MATRIX_SHARE = 0.05
 """Share of numbers other than 0 below which a product of sparse matrices is faster."""
 
 
@@ -73,7 +73,7 @@ def removal(
     out, lengths = out[lengths > 0], lengths[lengths > 0]
     units = matrix[out] / lengths[:, None]
     spanned = np.ones(len(out), dtype=bool) if rank == matrix.shape[1] else _spanned(stays, units)
-    if np.count_nonzero(matrix) < SPARSE * matrix.size:
+    if np.count_nonzero(matrix) < SPARSE_MATRIX_SHARE * matrix.size:
         # As between the neurons of an early convolution, most products are of rows with no input in common.
         stays, units = sparse.csr_array(stays), sparse.csr_array(units)
     products = _Products(stays, units)
@@ -99,7 +99,7 @@ class _Products:
         return int(self.stays.shape[0])
 
     def __iter__(self) -> Iterator[Float[np.ndarray, " j"]]:
-        per, root = max(1, CHUNK // max(self.kept, 1)), np.sqrt(self.kept)
+        per, root = max(1, PRODUCTS_AT_ONCE // max(self.kept, 1)), np.sqrt(self.kept)
         for start in range(0, self.units.shape[0], per):
             found = abs(self.units[start : start + per] @ self.stays.T) * root
             yield from np.split(found.data, found.indptr[1:-1]) if sparse.issparse(found) else found

@@ -6,14 +6,23 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import lapack
 
-from unveil.whitebox.decomposition import FEW, Inverted, Tridiagonal, eigenvalues, helped, tridiagonal, values_of
+from unveil.whitebox.decomposition import (
+    FEW_EIGENVECTORS,
+    Inverted,
+    Tridiagonal,
+    eigenvalues,
+    helped,
+    tridiagonal,
+    values_of,
+)
 from unveil.whitebox.linear_piece import Piece
 
 CUT = 4e-4
-"""Share of the largest singular value down to which a Gram matrix is believed, as long as `TOLERANCE` allows."""
-TOLERANCE = 3e-11
+"""Share of the largest singular value down to which a Gram matrix is believed, as long as `SINGULAR_VALUE_ERROR`
+allows."""
+SINGULAR_VALUE_ERROR = 3e-11
 """Largest relative error of a value from a Gram matrix; measured each time, by the values below the cut."""
-SURE, WITNESSES = 5e-3, FEW
+SAFE_VALUE_SHARE, WITNESSES = 5e-3, FEW_EIGENVECTORS
 """Without a value below this share nothing needs to be measured; otherwise at least so many values are."""
 LEVEL, STEEP = 1e-3, 2e-4
 """Smallest over largest value: above the first few eigenvectors are needed if any, below the second many."""
@@ -21,9 +30,9 @@ NEARLY_SQUARE = 1.5
 """Rows per column up to which a direct decomposition by torch then is faster."""
 COARSE_FLOOR = 1e-7
 """Eigenvalues of a Gram matrix are uncertain by some 10 eps of the largest, so singular values by the root of that."""
-SMALL = 300
+DIRECT_COLUMNS = 300
 """Up to so many columns a direct decomposition is as fast."""
-ROWS = 512
+CACHED_ROWS = 512
 """So many rows at once, to keep what is only intermediate in the processor's cache."""
 
 
@@ -48,7 +57,7 @@ def singular_values(piece: Piece, fine: bool = True, alike: float = 0.5) -> tupl
     if not rows:
         return np.zeros(0), 0.0
     exact = float(max(rows, width) * np.finfo(float).eps)
-    if min(rows, width) <= SMALL:
+    if min(rows, width) <= DIRECT_COLUMNS:
         values = values_of(piece.dense())
         return values, exact * float(values[0])
     if fine and direct(rows, width, alike):
@@ -92,7 +101,7 @@ def _refined(matrix: Piece | np.ndarray, form: Tridiagonal | Inverted) -> np.nda
     cut = CUT
     while True:
         small = int(np.searchsorted(squares, cut**2 * largest))
-        if not small and squares[0] >= SURE**2 * largest:
+        if not small and squares[0] >= SAFE_VALUE_SHARE**2 * largest:
             return np.asarray(np.sqrt(squares[::-1]))
         small = min(max(small, WITNESSES), n - 1)
         if 3 * small <= 2 * n:
@@ -100,12 +109,12 @@ def _refined(matrix: Piece | np.ndarray, form: Tridiagonal | Inverted) -> np.nda
         else:
             thin = _beside(matrix, form.vectors(small, n))
         # Rounding leaves about eps times the largest in `thin`: once that is all, there is nothing more to resolve.
-        if small <= SMALL or np.abs(thin).max() <= 8 * np.finfo(float).eps * np.sqrt(largest):
+        if small <= DIRECT_COLUMNS or np.abs(thin).max() <= 8 * np.finfo(float).eps * np.sqrt(largest):
             tail = values_of(thin)
         else:
             tail = _refined(thin, tridiagonal(_gram(thin)))
         wrong = float(np.abs(tail**2 - squares[small - 1 :: -1]).max() / largest)
-        needed = np.sqrt(wrong / (2 * TOLERANCE))
+        needed = np.sqrt(wrong / (2 * SINGULAR_VALUE_ERROR))
         if needed <= cut or small == n - 1:
             return np.sort(np.concatenate([np.sqrt(squares[small:]), tail]))[::-1]
         cut = 2 * needed
@@ -127,6 +136,6 @@ def _beside(matrix: Piece | np.ndarray, vectors: np.ndarray) -> np.ndarray:
     along = _within(matrix, reflectors)
     thin = (matrix.dense() if isinstance(matrix, Piece) else matrix)[:, r:].copy()
     rest = np.triu(triangle) @ reflectors[r:].T
-    for start in range(0, len(thin), ROWS):
-        thin[start : start + ROWS] -= along[start : start + ROWS] @ rest
+    for start in range(0, len(thin), CACHED_ROWS):
+        thin[start : start + CACHED_ROWS] -= along[start : start + CACHED_ROWS] @ rest
     return thin

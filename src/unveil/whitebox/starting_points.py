@@ -8,10 +8,10 @@ from scipy import ndimage
 
 from unveil.whitebox.network import Network
 
-DRAWN = 1500
+MOST_STARTING_POINTS = 1500
 """Points at most; fewer where they would take more numbers than..."""
 
-NUMBERS = 20_000_000
+STARTING_POINT_NUMBERS = 20_000_000
 
 
 def starting_points(
@@ -29,7 +29,7 @@ def starting_points(
         rng: Draws them.
     """
     n = network.n
-    count = int(np.clip(NUMBERS // n, 30, DRAWN)) // 3
+    count = int(np.clip(STARTING_POINT_NUMBERS // n, 30, MOST_STARTING_POINTS)) // 3
     uniform = rng.random((count, n))
     wall = (rng.random((count, 1)) < 0.3).astype(float)
     sparse = np.where(rng.random((count, n)) < rng.uniform(0.02, 0.6, size=(count, 1)), rng.random((count, n)), wall)

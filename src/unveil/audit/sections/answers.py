@@ -13,7 +13,7 @@ from unveil.blackbox.answers import missing
 from unveil.blackbox.domain import described
 from unveil.blackbox.oracle import Oracle
 
-FEW = 10  # examples of which it cannot be told that labels are wrong
+TOO_FEW_EXAMPLES = 10  # examples of which it cannot be told that labels are wrong
 
 _BODY = """
 <dl class="plain">
@@ -123,7 +123,11 @@ def _doubted(predictions: np.ndarray, labels: np.ndarray) -> str:
     chance = sum(float(np.mean(predictions == one) * np.mean(labels == one)) for one in classes)
     fair = max(chance, 1 / max(len(classes), 2))
     right = float(np.mean(predictions == labels))
-    if len(labels) < FEW or right > fair / 2 or right + 3 * np.sqrt(fair * (1 - fair) / len(labels)) > fair:
+    if (
+        len(labels) < TOO_FEW_EXAMPLES
+        or right > fair / 2
+        or right + 3 * np.sqrt(fair * (1 - fair) / len(labels)) > fair
+    ):
         return ""
     shifted = {by: float(np.mean(predictions == labels + by)) for by in (-1, 1)}
     by = max(shifted, key=lambda by: shifted[by])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unveil.whitebox.network import Network
 
 PICTURES = 8  # first-layer rows shown
-ALIKE = 0.999  # |cosine| from which a row is the true one
+TRUE_ROW_COSINE = 0.999  # |cosine| from which a row is the true one
 
 _BODY = """
 <table>
@@ -81,7 +81,7 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
     if truth is not None and getattr(truth.layers[0], "weights", np.empty(0)).shape[1:] == rows.shape[1:]:
         best = np.asarray(truth.layers[0].weights)
         cos = np.abs(unit_rows(best) @ unit_rows(rows).T)
-        figures["share_of_first_layer"] = float((cos.max(axis=1) > ALIKE).mean())
+        figures["share_of_first_layer"] = float((cos.max(axis=1) > TRUE_ROW_COSINE).mean())
         if network is not None:
             x = audit.examples(2000)
             figures["same_label"] = float(np.mean(truth(x).argmax(axis=1) == network(x).argmax(axis=1)))

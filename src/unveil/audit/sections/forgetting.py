@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 500  # inputs whose preimages are decided
 PAIRS = 4  # lookalikes shown
-NOTHING = 1e-6  # a smaller share of the way is none
-LARGEST = 4000  # neurons or inputs beyond which a layer's factorisation takes minutes
+LEAST_SHARE_OF_WAY = 1e-6  # a smaller share of the way is none
+FACTORISED_LAYER_SIZE = 4000  # neurons or inputs beyond which a layer's factorisation takes minutes
 
 _BODY = (
     """
@@ -112,7 +112,10 @@ def decided(network: Network, examples: Float[np.ndarray, "N n"]) -> dict[int, t
 
     found: dict[int, tuple[Preimage, ...]] = {}
     for i, layer in enumerate(network.layers):
-        if min(layer.neurons, layer.inputs) > LARGEST or max(layer.neurons, layer.inputs) > 4 * LARGEST:
+        if (
+            min(layer.neurons, layer.inputs) > FACTORISED_LAYER_SIZE
+            or max(layer.neurons, layer.inputs) > 4 * FACTORISED_LAYER_SIZE
+        ):
             continue
         if not decidable(layer.activation):
             continue
@@ -131,7 +134,7 @@ def look_alike(
     first = network.layers[0]
     if within is None or not (first.activation.injective or first.activation.piecewise_linear):
         return []
-    if first.neurons > 4 * LARGEST:
+    if first.neurons > 4 * FACTORISED_LAYER_SIZE:
         return []  # programmes with so many rows do not end within minutes
     classes = network.logits(examples).argmax(axis=1)
     order = np.argsort((network.preactivations(examples, 0)[0] > 0).sum(axis=1), kind="stable")
@@ -149,7 +152,7 @@ def look_alike(
             pair = lookalike(network, examples[i], examples[target], within=within, norm=1 if network.n <= 1000 else 2)
         except UnveilError:
             continue
-        if pair.manipulation > NOTHING:
+        if pair.manipulation > LEAST_SHARE_OF_WAY:
             found.append((pair, pair.check(lambda x: oracle(oracle.nearest(x)))))
     return found
 

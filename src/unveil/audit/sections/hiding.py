@@ -24,8 +24,9 @@ from unveil.outcome import Outcome
 if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan
 
-SAME = 0.01  # change of a probability, or relative to the spread of values, that still counts as the same answer
-MOST = 0.1  # a larger change is none that a span of any accuracy may leave
+# Change of a probability, or relative to the spread of values, that still counts as the same answer.
+SAME_ANSWER_CHANGE = 0.01
+LARGEST_ALLOWED_CHANGE = 0.1  # a larger change is none that a span of any accuracy may leave
 SCALE = 10.0  # noise in units of the input's own norm
 SHOWN = 6
 CHECKED = 200
@@ -82,7 +83,7 @@ class Disguise:
         """Whether the prediction stayed; of a single value, whether it stayed within a hundredth of the spread."""
         if _classifies(oracle):
             return np.asarray(oracle.predictions(self.before) == oracle.predictions(self.after))
-        return np.asarray(self.change(oracle) <= SAME)
+        return np.asarray(self.change(oracle) <= SAME_ANSWER_CHANGE)
 
     def change(self, oracle: Oracle) -> Float[np.ndarray, " N"]:
         """Change of the predicted class's probability; of other answers relative to their spread; of labels 0 or 1."""
@@ -180,9 +181,9 @@ def bury(  # noqa: PLR0913 - a drowned picture is told with all it was made from
     from unveil.blackbox.obfuscation import obfuscate
 
     full = _told(oracle, obfuscate(span, inputs, scale=scale, rng=rng(), within=within).inputs, inputs, before)
-    if within is None or not (full.moved(oracle) > SAME).any():
+    if within is None or not (full.moved(oracle) > SAME_ANSWER_CHANGE).any():
         return full
-    made = obfuscate(span, inputs, scale=scale, rng=rng(), within=within, oracle=oracle, same=SAME)
+    made = obfuscate(span, inputs, scale=scale, rng=rng(), within=within, oracle=oracle, same=SAME_ANSWER_CHANGE)
     return replace(_told(oracle, made.inputs, inputs, before), kept=made.kept, full=full)
 
 
@@ -199,7 +200,7 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
     invisible = _invisible(found, span)
     outcome, cause = _ended(found, oracle, span)
     refuted = outcome is Outcome.check_failed
-    if refuted and all((made.moved(oracle) <= SAME).all() for made in found.values()):
+    if refuted and all((made.moved(oracle) <= SAME_ANSWER_CHANGE).all() for made in found.values()):
         # The noise that is left can be hidden, and was asked; that less of it could than the span let expect is told.
         outcome = Outcome.approximate
     failed = outcome is Outcome.check_failed
@@ -244,12 +245,14 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
 
 def _ended(found: dict[str, Disguise], oracle: Oracle, span: RowSpan) -> tuple[Outcome, str]:
     """How it ended: whether the answers stay, or change as far as the accuracy of the span lets expect, or further."""
-    allowed = min(MOST, max(SAME, SCALE * max(span.accuracy, span.left_out)))
+    allowed = min(LARGEST_ALLOWED_CHANGE, max(SAME_ANSWER_CHANGE, SCALE * max(span.accuracy, span.left_out)))
     outcome, cause = span.outcome, ""
     for made in found.values():
         # Less noise may be hidden all the same, but what all of it did tells of directions that the span lacks.
         moved = (made.full or made).moved(oracle)
-        limit, meant = (allowed, Outcome.check_failed) if (moved > allowed).any() else (SAME, Outcome.approximate)
+        limit, meant = (
+            (allowed, Outcome.check_failed) if (moved > allowed).any() else (SAME_ANSWER_CHANGE, Outcome.approximate)
+        )
         if (moved > limit).any() and outcome is not Outcome.check_failed:
             many = f"{count(int((moved > limit).sum()))} of {count(len(moved), 'answer')}"
             unseen = count(span.n - span.rank, "direction")
@@ -322,7 +325,7 @@ def _claim(figures: dict[str, Any]) -> str:
     if told["unchanged"] < told["inputs"]:
         return ""
     size = f"{SCALE:g} times as large as the input" if way == "free" else _legal(told)
-    return f"{'answers' if told['largest_change'] <= SAME else 'predicts'} the same under noise {size}"
+    return f"{'answers' if told['largest_change'] <= SAME_ANSWER_CHANGE else 'predicts'} the same under noise {size}"
 
 
 def _legal(told: dict[str, Any]) -> str:

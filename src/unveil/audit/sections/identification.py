@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _FRESH = 500
 LABELS_DIFFER = 0.01  # share of fresh inputs, a third of them close to boundaries, that may have another label
-TOLERANCE, LEAST = 10.0, 1e-5  # errors on fresh inputs may exceed the stated ones so many times; so little is rounding
+# Errors on fresh inputs may exceed the stated ones so many times; so little is rounding.
+TOLERANCE, FRESH_ERROR_FLOOR = 10.0, 1e-5
 
 _BODY = """
 {% if values.chart %}<figure>{{ values.chart }}<figcaption>
@@ -54,9 +55,8 @@ def _run(audit: Audit) -> Section | None:
         spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
         errors = np.abs(found.network(x) - answers).max(axis=1) / spread
         chart = _histogram(errors)
-    outcome, cause = (
-        _labels_ended(found, differ) if labels else _ended(found, errors, max(TOLERANCE * found.residual, LEAST))
-    )
+    allowed = max(TOLERANCE * found.residual, FRESH_ERROR_FLOOR)
+    outcome, cause = _labels_ended(found, differ) if labels else _ended(found, errors, allowed)
     # Whoever looks at it later looks at what is left of it.
     audit.findings["identification"] = replace(found, outcome=outcome, why=found.why or tuple(filter(None, [cause])))
     figures = {

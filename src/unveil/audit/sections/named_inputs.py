@@ -11,7 +11,7 @@ from unveil.audit.text import count, share
 from unveil.audit.verdict import listed
 from unveil.outcome import Outcome
 
-SHOWN = 60  # inputs in the table on the page; the JSON has all
+INPUTS_SHOWN = 60  # inputs in the table on the page; the JSON has all
 _BODY = """
 <div class="scroll"><table>
 <caption>Inputs by how much of them is seen, the most first</caption>
@@ -49,7 +49,7 @@ def _run(audit: Audit) -> Section | None:
     # What an approximate span left out may see any of them.
     seen = zip(audit.names, shares, strict=True)
     unseen = [] if span.misses else [name for name, part in seen if part <= 10 * span.accuracy]
-    order = np.argsort(-shares, kind="stable")[:SHOWN]
+    order = np.argsort(-shares, kind="stable")[:INPUTS_SHOWN]
     if unseen:
         more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
         told = ", ".join(unseen[:10]) + more if more else listed(unseen)

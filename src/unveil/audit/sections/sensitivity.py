@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unveil.blackbox.active_subspace import ActiveSubspace
 
 # Rows of a table and values of a chart that a person still reads; all are in the JSON.
-SHOWN = 20
+ROWS_SHOWN = 20
 # Smaller than this times the largest, an eigenvalue is drawn at the lower edge.
 DEPTH = 1e-8
 
@@ -192,7 +192,7 @@ def _directions(found: ActiveSubspace) -> Section:
 
 
 def _spectrum_chart(found: ActiveSubspace) -> Chart:
-    top = min(found.n, 2 * SHOWN)
+    top = min(found.n, 2 * ROWS_SHOWN)
     high = float(max(found.intervals.max(), found.eigenvalues[0]))
     low = 10.0 ** math.floor(math.log10(max(float(found.eigenvalues[found.eigenvalues > 0].min()), DEPTH * high)))
     chart = Chart(
@@ -264,7 +264,7 @@ def _inputs(found: ActiveSubspace) -> Section:
             "bar": _bar(each["score"] / total),
             "weights": [_weight(found.basis[row, column[each["name"]]]) for row in shown],
         }
-        for place, each in enumerate(scores[:SHOWN])
+        for place, each in enumerate(scores[:ROWS_SHOWN])
     ]
     first = scores[0]["name"]
     return Section(
@@ -272,7 +272,7 @@ def _inputs(found: ActiveSubspace) -> Section:
         title="Which inputs matter",
         verdict=f"The answers change most with {first}: {share(scores[0]['score'] / total)} of all activity scores.",
         body=_INPUTS,
-        values={"rows": rows, "weights": [place + 1 for place in shown], "more": max(0, len(scores) - SHOWN)},
+        values={"rows": rows, "weights": [place + 1 for place in shown], "more": max(0, len(scores) - ROWS_SHOWN)},
         figures={"scores": scores, "basis": found.basis},
     )
 

@@ -16,12 +16,13 @@ from unveil.outcome import BudgetExceeded, MissingAnswers, Outcome, SourceError
 if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan
 
-FRESH = 100  # points at which the finding is checked
-SAME = 0.01  # a change of so little, relative to what any step changes, is none
+FINDING_CHECK_POINTS = 100  # points at which the finding is checked
+NO_CHANGE_SHARE = 0.01  # a change of so little, relative to what any step changes, is none
 CORNERS = 50  # inputs buried to see whether corners of the box wake anything
 LARGER, LOOKS = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6), 4  # times that inputs are as large further out, and looks at each size
-CLEAR = 3.0  # times that a change exceeds another one of four looks that is as large
-TOLERANCE = 10.0  # the check may exceed what the accuracy predicts so many times: it takes the largest of many changes
+CLEAR_CHANGE_FACTOR = 3.0  # times that a change exceeds another one of four looks that is as large
+# The check may exceed what the accuracy predicts so many times: it takes the largest of many changes.
+ACCURACY_EXCESS_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SpanCheck:
 
     change: float | None
     allowed: float
-    points: int = FRESH
+    points: int = FINDING_CHECK_POINTS
     larger: float | None = None
 
     @property
@@ -65,7 +66,7 @@ def corners(audit: Audit, span: RowSpan) -> Float[np.ndarray, "N n"]:
     hidden = oracle.nearest(obfuscate(span, inputs, rng=audit.rng("corners"), within=oracle.within).inputs)
     before, after = oracle(inputs), oracle(hidden)
     spread = float(np.ptp(before)) or float(np.abs(before).max())
-    return np.asarray(hidden[np.abs(after - before).max(axis=1) > SAME * spread])
+    return np.asarray(hidden[np.abs(after - before).max(axis=1) > NO_CHANGE_SHARE * spread])
 
 
 def larger_inputs(audit: Audit, span: RowSpan) -> float | None:
@@ -91,7 +92,9 @@ def larger_inputs(audit: Audit, span: RowSpan) -> float | None:
         hidden = oracle.nearest(x + span.complement(step))
         # Rounding of the questions moves them along what is seen, too.
         leak = float(np.abs(span.project(hidden - x)).max() / np.abs(step).max())
-        part = max(SAME, TOLERANCE * max(span.accuracy if span.rank else 0.0, span.left_out, leak))
+        part = max(
+            NO_CHANGE_SHARE, ACCURACY_EXCESS_FACTOR * max(span.accuracy if span.rank else 0.0, span.left_out, leak)
+        )
         points = np.concatenate([x, hidden, oracle.nearest(x + part * step)])
         try:  # one first: of questions without an answer an oracle bears few
             y = oracle.answered(points[:1])
@@ -102,7 +105,9 @@ def larger_inputs(audit: Audit, span: RowSpan) -> float | None:
             return None
         before, by_hidden, by_part = np.split(y, 3)
         # What is seen of the hidden step changes answers by no more than this part of any step; nothing is straight.
-        least = CLEAR * max(float(np.abs(by_part - before).max()), FRESH * float(oracle.rounding(y).max()))
+        least = CLEAR_CHANGE_FACTOR * max(
+            float(np.abs(by_part - before).max()), FINDING_CHECK_POINTS * float(oracle.rounding(y).max())
+        )
         if np.abs(by_hidden - before).max() > least:
             return size
     return None
@@ -113,8 +118,8 @@ def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
 
     Labels have no sizes to compare; theirs is checked by the noise that is hidden from the model afterwards.
 
-    Queries: `3 * FRESH` and those of `larger_inputs`, and 64 where the audit has not looked yet; none of labels, of no
-        directions or all, and of a search that did not get to its end
+    Queries: `3 * FINDING_CHECK_POINTS` and those of `larger_inputs`, and 64 where the audit has not looked yet; none of
+    labels, of no directions or all, and of a search that did not get to its end
     """
     done = span.outcome in (Outcome.complete, Outcome.approximate)
     if audit.oracle.answers == "labels" or not 0 < span.rank < span.n or not done:
@@ -123,12 +128,12 @@ def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
         audit.look()
     _, y = audit.findings.get("seen", (None, np.zeros((0, 1))))
     if not len(y):
-        return SpanCheck(None, SAME)
+        return SpanCheck(None, NO_CHANGE_SHARE)
     noise = audit.findings.get("noise")
     relative = 0.0 if noise is None else float(np.median(noise.level)) / max(float(np.ptp(y)), np.finfo(float).tiny)
-    allowed = min(0.5, max(SAME, TOLERANCE * max(span.accuracy, span.left_out, relative)))
+    allowed = min(0.5, max(NO_CHANGE_SHARE, ACCURACY_EXCESS_FACTOR * max(span.accuracy, span.left_out, relative)))
     try:
-        change = span.check(audit.oracle, rng=audit.rng("span check"), points=FRESH)
+        change = span.check(audit.oracle, rng=audit.rng("span check"), points=FINDING_CHECK_POINTS)
         return SpanCheck(change, allowed, larger=larger_inputs(audit, span))
     except BudgetExceeded:
         return SpanCheck(None, allowed)

@@ -13,7 +13,7 @@ from unveil.blackbox.rounding import LOUDER, Ask, Rounding
 # Answers along one step, both ends among them.
 POINTS = 9
 # Breakpoints weaker than this many standard deviations, at the end of the step, are not looked at.
-CLEAR = 12.0
+BREAKPOINT_SIGMAS = 12.0
 AT = 6.0  # standard deviations up to which a breakpoint may be in the same place as an answer
 # Numbers that two lines which share a point are: where rounding is more than expected it is what answers leave of them.
 NUMBERS = 4
@@ -89,7 +89,7 @@ def local_breakpoints(
         loud = np.where(better, np.sqrt((left**2).mean(axis=(1, 2)) * POINTS / (POINTS - NUMBERS)), loud)
         jumps[better] = jump[better]
     loud = np.maximum(loud, 1.0)
-    strong = np.sqrt((jumps**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR * loud
+    strong = np.sqrt((jumps**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > BREAKPOINT_SIGMAS * loud
     none = straight <= most * np.where(strong, 1.0, loud)
     # One that is nearer to an end than the second answer looks as if it were there.
     beyond = np.abs(where) + AT * width * loud > t[-2]

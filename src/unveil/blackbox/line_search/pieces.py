@@ -17,7 +17,7 @@ NEAR = 4.0
 # stretch: the deviation at one place is known to a factor of two at best.
 LONG = 2.0
 # Share of a piece that its answers must cover.
-LEAST = 0.8
+PIECE_COVERAGE = 0.8
 
 
 def rows_of(answers: Answers, line: int) -> Int[np.ndarray, " A"]:
@@ -108,7 +108,7 @@ def _where_pieces_meet(
 
 def _empty(t: np.ndarray, low: float, high: float) -> bool:
     """Whether answers cover too little of a piece: a line known from one end alone says nothing about the other."""
-    return len(t) < 2 or bool(np.ptp(t) < LEAST * (high - low))
+    return len(t) < 2 or bool(np.ptp(t) < PIECE_COVERAGE * (high - low))
 
 
 def _columns(found: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:

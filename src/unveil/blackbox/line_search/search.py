@@ -21,19 +21,19 @@ WIDEST_GAP = 0.66
 # The same for either of two lines that meet: at a place well known, and at a vague one.
 CLEAR_GAP, VAGUE_GAP = 0.85, 0.66
 # Splits of one stretch that met a breakpoint, each at a quarter of the step before, after which it is given up.
-TRIES = 12
+STRETCH_SPLITS = 12
 # Rounds in which two lines of a stretch are looked at where they meet. After that every round doubles how far away an
 # answer may be: noise may move the place where they meet every time.
-LOOKS = 4
+MEETING_ROUNDS = 4
 # Lines that are known to meet this exactly, in units of the stretch, have no room for breakpoints far away.
 EXACT = 1e-8
 # A stretch is not split nearer to its ends than this share of it, nor to other answers than this share of their gap.
 CLOSE = 1e-3
 # Splits between which two lines of a long stretch are tried.
-CANDIDATES = 40
+MEETING_SPLITS = 40
 # Neighbouring short steps whose answers say together how large deviations are there, and how many times larger than
 # was thought at most: more than that is curvature.
-TOGETHER, HOPEFUL = 9, 8.0
+NEIGHBOURING_STEPS, HOPEFUL = 9, 8.0
 
 
 @dataclass
@@ -96,10 +96,10 @@ class Answers:
         line, t, left = (np.array(column) for column in zip(*self.steps, strict=True))
         # The median of chi squared per degree of freedom (Wilson and Hilferty).
         left = left / (1 - 2 / (9 * self.y.shape[1])) ** 3
-        for each in np.flatnonzero(np.bincount(line.astype(int)) >= TOGETHER):
+        for each in np.flatnonzero(np.bincount(line.astype(int)) >= NEIGHBOURING_STEPS):
             mine = np.flatnonzero(line == each)
             mine = mine[np.argsort(t[mine], kind="stable")]
-            unit = np.clip(np.sqrt(median_filter(left[mine], TOGETHER, mode="nearest")), 1.0, HOPEFUL)
+            unit = np.clip(np.sqrt(median_filter(left[mine], NEIGHBOURING_STEPS, mode="nearest")), 1.0, HOPEFUL)
             asked = self.line == each
             self.unit[asked] = np.interp(np.arctan(self.t[asked]), np.arctan(t[mine]), unit)
 
@@ -198,9 +198,9 @@ def _decide(
     bent = np.flatnonzero(~one)
     if not len(bent):
         return wanted
-    met = meeting(t[bent], y[bent], sigma[bent], counts[bent], CANDIDATES)
+    met = meeting(t[bent], y[bent], sigma[bent], counts[bent], MEETING_SPLITS)
     room = np.maximum(np.minimum(met.t - first[bent], last[bent] - met.t), 0)
-    doubt = met.sigma * 2.0 ** np.maximum(0, np.array([open_[i].looks for i in bent]) - LOOKS)
+    doubt = met.sigma * 2.0 ** np.maximum(0, np.array([open_[i].looks for i in bent]) - MEETING_ROUNDS)
     # Beside it, but within the stretch, however vaguely it is known.
     away = np.minimum(np.maximum(ASIDE * doubt, RESOLUTION * np.maximum(1.0, np.abs(met.t))), room / 3)
     vague = ASIDE * doubt > room / 3
@@ -219,7 +219,7 @@ def _decide(
                 wanted.append((stretch, todo, "look"))
             else:
                 ended.breakpoints.append((stretch.line, place, error))
-        elif stretch.tries > TRIES or last[i] - first[i] <= 4 * RESOLUTION * max(1.0, abs(float(first[i]))):
+        elif stretch.tries > STRETCH_SPLITS or last[i] - first[i] <= 4 * RESOLUTION * max(1.0, abs(float(first[i]))):
             ended.unresolved.append((stretch.line, float(first[i]), float(last[i])))
         else:
             wanted.append(_where_to_split(stretch, here, place, error, step, draw[i]))

@@ -15,8 +15,8 @@ from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Source, float_dtype
 from unveil.blackbox.source_oracle import Canary
 from unveil.blackbox.sources import remarks
-from unveil.blackbox.sources.known_questions import POINTS, Asking, KnownQuestions
-from unveil.blackbox.sources.remarks import MORE
+from unveil.blackbox.sources.known_questions import KNOWN_POINTS, Asking, KnownQuestions
+from unveil.blackbox.sources.remarks import COUNT_QUESTIONS
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 
 # How far answers to one question may be apart when it is asked in other company, in units of the last digit of the
@@ -27,7 +27,7 @@ COMPANY = {"float64": 1e8, "float32": 1e4}
 # How far the sum of probabilities may be from 1, and one of them outside [0, 1], by rounding in float32.
 SUM_SLACK = 64 * float(np.finfo(np.float32).eps)
 # Sizes of answers beyond which their squares, or those of their rounding, are no numbers in double precision.
-SMALLEST, LARGEST = 1e-120, 1e120
+SMALLEST, LARGEST_ANSWER_SIZE = 1e-120, 1e120
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def first_look(
     if kind == "probabilities":
         _require_probabilities(a, b, name)
     size = float(np.abs(a).max())
-    if size > LARGEST or 0 < size < SMALLEST:
+    if size > LARGEST_ANSWER_SIZE or 0 < size < SMALLEST:
         raise SourceError(
             f"{name} answered with numbers of size {size:.2g}, whose squares double precision does not hold: "
             "divide its answers by a constant, so that they are of size one"
@@ -166,10 +166,10 @@ def _as_numbers_in_text(first: np.ndarray, asking: Asking, answers: str) -> tupl
     """The answers, as float64 where whole numbers that came as text are no integers: as told, or because others are
     not whole; and these.
 
-    Queries: `MORE` where answers that came as text are whole, if the budget allows it; else 0
+    Queries: `COUNT_QUESTIONS` where answers that came as text are whole, if the budget allows it; else 0
     """
-    if first.dtype.kind in "iu" and getattr(asking.source, "untyped", False) and asking.ledger.left >= MORE:
-        more = asking.ask(asking.points(MORE))
+    if first.dtype.kind in "iu" and getattr(asking.source, "untyped", False) and asking.ledger.left >= COUNT_QUESTIONS:
+        more = asking.ask(asking.points(COUNT_QUESTIONS))
         if more.shape[1] == first.shape[1] and (more.dtype.kind == "f" or answers in ("values", "probabilities")):
             finite = more[np.isfinite(more).all(axis=1)]
             return first.astype(np.float64), finite
@@ -231,8 +231,8 @@ def _look_at_labels(known: KnownQuestions, asking: Asking, noisy: bool, assumed:
     a, b = labels(known.first, name), labels(known.second, name)
     if not noisy and (a != b).any():
         raise UnsteadyAnswers(
-            f"{name} gave {int((a != b).sum())} of {POINTS} questions another label when one was asked alone and the "
-            f"others in another order; {asking.why_unsteady(known)}"
+            f"{name} gave {int((a != b).sum())} of {KNOWN_POINTS} questions another label when one was asked alone "
+            f"and the others in another order; {asking.why_unsteady(known)}"
         )
     classes = {label_of(v): str(v) for v in known.first[:, 0]} if _is_names(known.first) else None
     return FirstLook(

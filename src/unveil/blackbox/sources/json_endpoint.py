@@ -16,7 +16,7 @@ from unveil.blackbox.sources.open_inference import JSON_NUMBER, numbers, parse
 from unveil.blackbox.sources.wire import Reply, Wire
 from unveil.outcome import BadInput, SourceError
 
-MANY, ONE = "$questions", "$question"
+QUESTIONS_MARK, ONE = "$questions", "$question"
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class JsonEndpoint:
         marks = _marks(self.template())
         if len(marks) != 1:
             raise BadInput(
-                f'the request must hold "{MANY}" or "{ONE}" once, for instance {{"instances": "{MANY}"}}, or the names '
-                f'of one question\'s fields: {{"{ONE}": ["age", "weight"]}}'
+                f'the request must hold "{QUESTIONS_MARK}" or "{ONE}" once, for instance '
+                f'{{"instances": "{QUESTIONS_MARK}"}}, or the names of one question\'s fields: '
+                f'{{"{ONE}": ["age", "weight"]}}'
             )
         if len(set(marks[0][1])) < len(marks[0][1]):
             raise BadInput(f'the names of "{marks[0][0]}" must differ')
@@ -60,7 +61,7 @@ class JsonEndpoint:
     def template(self) -> Any:
         """The request with its placeholder."""
         if self.request.startswith("/"):
-            filled: Any = MANY
+            filled: Any = QUESTIONS_MARK
             for part in reversed(_parts(self.request)):
                 filled = {part: filled}
             return filled
@@ -206,13 +207,14 @@ def _marks(template: Any) -> list[tuple[str, list[str]]]:
         return beside if mark is None else [(mark, template[mark]), *beside]
     if isinstance(template, list):
         return [found for value in template for found in _marks(value)]
-    return [(template, [])] if isinstance(template, str) and template in (MANY, ONE) else []
+    return [(template, [])] if isinstance(template, str) and template in (QUESTIONS_MARK, ONE) else []
 
 
 def _named(template: dict[str, Any]) -> str | None:
     """The placeholder that is a key of this object, with the names of a question's fields."""
     return next(
-        (mark for mark in (MANY, ONE) if isinstance(template.get(mark), list) and _is_names(template[mark])), None
+        (mark for mark in (QUESTIONS_MARK, ONE) if isinstance(template.get(mark), list) and _is_names(template[mark])),
+        None,
     )
 
 
@@ -226,4 +228,4 @@ def _filled(template: Any, data: Any) -> Any:
         return records[0] if mark == ONE else records
     if isinstance(template, list):
         return [_filled(value, data) for value in template]
-    return data if isinstance(template, str) and template in (MANY, ONE) else template
+    return data if isinstance(template, str) and template in (QUESTIONS_MARK, ONE) else template

@@ -14,12 +14,12 @@ from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Questions, Source, float_dtype
 from unveil.outcome import MissingAnswers, SourceError, UnsteadyAnswers
 
-POINTS = 4
-QUERIES = 2 * POINTS
+KNOWN_POINTS = 4
+QUERIES = 2 * KNOWN_POINTS
 # How often points without an answer are replaced.
 REPLACED = 3
 # Shares of the answers' size: up to which two are the same, and that of them by which another one differs for sure.
-SAME, EVIDENT = 64 * float(np.finfo(np.float64).eps), 1e-3
+SAME_ANSWER_SHARE, EVIDENT = 64 * float(np.finfo(np.float64).eps), 1e-3
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Asking:
 
         Queries: `8`, and 2 for each point that is replaced
         """
-        x = self.points(POINTS)
+        x = self.points(KNOWN_POINTS)
         name = self.source.name
         self.ledger.charge(QUERIES)
         first = raw_answers(self.source, x, self.ledger)
@@ -103,7 +103,7 @@ class Asking:
             rest = raw_answers(self.source, self._moved(x) if exact else x[:0:-1], self.ledger)
         except SourceRaised as error:
             raise UnsteadyAnswers(
-                f"{name} answered {POINTS} questions together, but failed when one was asked alone: {error}"
+                f"{name} answered {KNOWN_POINTS} questions together, but failed when one was asked alone: {error}"
             ) from error
         for other in (alone, rest):
             if other.shape[1] != first.shape[1]:
@@ -118,7 +118,7 @@ class Asking:
             size = float(np.abs(np.where(np.isfinite(first), first, 0.0)).max())
             with np.errstate(invalid="ignore"):  # two infinite answers
                 at, beside = np.abs(second[1:3] - first[1]).max(axis=1)
-            single = bool(at <= SAME * size and beside > SAME / EVIDENT * size)
+            single = bool(at <= SAME_ANSWER_SHARE * size and beside > SAME_ANSWER_SHARE / EVIDENT * size)
             second[1:3] = first[1:3]
         return KnownQuestions(*self._without_missing(x, first, second), single, exact)
 
@@ -146,10 +146,10 @@ class Asking:
             gone = np.flatnonzero(_gone(first, self.source.name) | _gone(second, self.source.name))
             if not len(gone):
                 break
-            asked, lost = asked + POINTS if not replacing else asked, lost + len(gone)
-            if lost > POINTS // 2 or replacing == REPLACED:
+            asked, lost = asked + KNOWN_POINTS if not replacing else asked, lost + len(gone)
+            if lost > KNOWN_POINTS // 2 or replacing == REPLACED:
                 reached = float(np.abs(x[gone]).max())
-                every = ", unless its weights themselves are not finite" if len(gone) == POINTS else ""
+                every = ", unless its weights themselves are not finite" if len(gone) == KNOWN_POINTS else ""
                 raise MissingAnswers(
                     f"{self.source.name} answered {lost} of {asked} questions with NaN or infinity; inputs there reach "
                     f"{reached:.3g} in size: pass within=(low, high) to stay where it is defined{every}"
@@ -167,7 +167,7 @@ class Asking:
             "the answer to a question depends on which others are asked with it: switch off batch statistics (eval "
             "mode) and whatever else is computed over a batch, or pass a function that asks one question at a time"
         )
-        if self.ledger.left < POINTS:
+        if self.ledger.left < KNOWN_POINTS:
             return f"{chance}; or {company}"
         again = self.ask(known.x)
         same = again.shape == known.first.shape and bool((again == known.first).all())

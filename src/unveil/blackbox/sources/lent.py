@@ -8,8 +8,8 @@ from unveil.outcome import SourceError
 
 # Copying so little costs nothing; copying every batch would cost as much as a small network.
 FEW_ROWS, FEW_NUMBERS = 64, 2**16
-FIRST = 16  # small batches are copied whatever their size
-CHECKED = 8  # rows of a large batch that are looked at, fewer if they are long
+COPIED_BATCHES = 16  # small batches are copied whatever their size
+BATCH_ROWS_CHECKED = 8  # rows of a large batch that are looked at, fewer if they are long
 
 
 class Lent:
@@ -25,9 +25,9 @@ class Lent:
 
     def lend(self, question: np.ndarray) -> np.ndarray:
         """What to give to the model, to be handed to `returned` afterwards: the same questions, or a copy."""
-        few = len(question) <= FEW_ROWS and (question.size <= FEW_NUMBERS or self._batches < FIRST)
+        few = len(question) <= FEW_ROWS and (question.size <= FEW_NUMBERS or self._batches < COPIED_BATCHES)
         self._batches += 1
-        checked = min(CHECKED, max(1, len(question) * FEW_NUMBERS // max(question.size, 1)))
+        checked = min(BATCH_ROWS_CHECKED, max(1, len(question) * FEW_NUMBERS // max(question.size, 1)))
         some = slice(None) if few else slice(None, None, -(-len(question) // checked))
         self._before, self._some, self._few = question[some].copy(), some, few
         return question.copy() if few or self._writes else question

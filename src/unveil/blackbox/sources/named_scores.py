@@ -11,9 +11,9 @@ import numpy as np
 from unveil.blackbox.answers import shown
 from unveil.outcome import SourceError
 
-LABELS = ("label", "class", "class_name", "className", "name", "category", "predicted_label")
-SCORES = ("score", "scores", "probability", "confidence", "value", "prob", "logit")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)|nan", re.IGNORECASE)
+LABEL_KEYS = ("label", "class", "class_name", "className", "name", "category", "predicted_label")
+SCORE_KEYS = ("score", "scores", "probability", "confidence", "value", "prob", "logit")
+NUMBER_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)|nan", re.IGNORECASE)
 
 
 @dataclass
@@ -78,14 +78,14 @@ def number_in(value: Any) -> float | None:
     if value is None:
         return float("nan")
     if isinstance(value, str):
-        return float(value) if NUMBER.fullmatch(value.strip()) else None
+        return float(value) if NUMBER_PATTERN.fullmatch(value.strip()) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def without_quotes(found: Any) -> Any:
     """Nested lists whose every entry is a text that is a number, as numbers; all else as it is."""
     entries = _entries(found)
-    if not entries or not all(isinstance(entry, str) and NUMBER.fullmatch(entry.strip()) for entry in entries):
+    if not entries or not all(isinstance(entry, str) and NUMBER_PATTERN.fullmatch(entry.strip()) for entry in entries):
         return found
     kind = int if all(re.fullmatch(r"[+-]?\d{1,18}", entry.strip()) for entry in entries) else float
     return _mapped(found, kind)
@@ -103,21 +103,21 @@ def _mapped(found: Any, kind: type[int] | type[float]) -> Any:
 
 def _pair(item: Any) -> bool:
     """Whether this is one label, perhaps with its score."""
-    return isinstance(item, dict) and any(isinstance(item.get(key), str | int) for key in LABELS)
+    return isinstance(item, dict) and any(isinstance(item.get(key), str | int) for key in LABEL_KEYS)
 
 
 def _label(item: dict[str, Any]) -> Any:
-    return next(item[key] for key in LABELS if isinstance(item.get(key), str | int))
+    return next(item[key] for key in LABEL_KEYS if isinstance(item.get(key), str | int))
 
 
 def _row(item: Any) -> list[tuple[str, Any]] | None:
     """The names and scores of one question; None if this is something else."""
     if isinstance(item, list) and item and all(_pair(pair) for pair in item):
-        return [(str(_label(pair)), next((pair[key] for key in SCORES if key in pair), "?")) for pair in item]
+        return [(str(_label(pair)), next((pair[key] for key in SCORE_KEYS if key in pair), "?")) for pair in item]
     if not isinstance(item, dict) or not item:
         return None
     labels = next((item[key] for key in ("labels", "classes") if isinstance(item.get(key), list)), None)
-    scores = next((item[key] for key in (*SCORES, "probabilities") if isinstance(item.get(key), list)), None)
+    scores = next((item[key] for key in (*SCORE_KEYS, "probabilities") if isinstance(item.get(key), list)), None)
     if labels is not None and scores is not None and len(labels) == len(scores):
         return list(zip(map(str, labels), scores, strict=True))
     if all(number_in(value) is not None for value in item.values()):

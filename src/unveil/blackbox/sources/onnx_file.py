@@ -13,7 +13,7 @@ import numpy as np
 
 from unveil.blackbox.answers import first_line, shown
 from unveil.keras_graph import ENDINGS, read_keras
-from unveil.onnx_graph import LARGEST, LARGEST_VALUE, fetch_weights
+from unveil.onnx_graph import LARGEST_ONNX_BYTES, LARGEST_VALUE, fetch_weights
 from unveil.outcome import SourceError, UnveilError
 
 # What one question may become inside: 256 MB in float32.
@@ -31,7 +31,7 @@ def read_model(path: Path) -> tuple[Any, str]:
     name = shown(path.name)
     try:
         size = path.stat().st_size
-        if not path.is_file() or not 0 < size <= LARGEST:
+        if not path.is_file() or not 0 < size <= LARGEST_ONNX_BYTES:
             kind = "a file" if path.is_file() else "no file"
             raise SourceError(f"{name}: expected an ONNX file of 1 byte to 2 GB; got {kind} of {size:,} bytes")
         data = read_keras(path).SerializeToString() if path.suffix.lower() in ENDINGS else path.read_bytes()

@@ -7,15 +7,15 @@ from jaxtyping import Float
 from scipy import special
 
 from unveil.blackbox.digits import MOST_BITS, Digits
-from unveil.blackbox.sources.known_questions import POINTS, Asking
+from unveil.blackbox.sources.known_questions import KNOWN_POINTS, Asking
 
 # Questions that a suspicion costs: of sorted scores (the second number where the first is not enough), and of counts.
-ROWS = (60, 192)
-MORE = 16
+SORTED_SCORE_QUESTIONS = (60, 192)
+COUNT_QUESTIONS = 16
 # Answers are called sorted only where unsorted ones would look so less often than this.
-BY_CHANCE = 1e-3
+SORTED_BY_CHANCE = 1e-3
 # A whole number this large, or a negative one, is hardly the number of a class.
-LARGE = 16
+LARGE_CLASS_NUMBER = 16
 
 
 def order_of(y: Float[np.ndarray, "N m"], asking: Asking) -> tuple[str, list[str]]:
@@ -31,18 +31,18 @@ def order_of(y: Float[np.ndarray, "N m"], asking: Asking) -> tuple[str, list[str
         gaps = sign * np.diff(z, axis=1)
         if y.shape[1] < 3 or (gaps < 0).any() or not (gaps > 0).any():
             continue
-        for rows in ROWS:
+        for rows in SORTED_SCORE_QUESTIONS:
             if asking.ledger.left < rows:
                 break
             more = asking.ask(asking.points(rows))
             if more.dtype.kind == "f" and more.shape[1:] == y.shape[1:]:
                 more = more[np.isfinite(more).all(axis=1)].astype(np.float64)
                 gaps = np.concatenate([gaps, sign * np.diff(_even(more), axis=1)])
-            if (gaps < 0).any() or _unsorted(gaps) < BY_CHANCE:
+            if (gaps < 0).any() or _unsorted(gaps) < SORTED_BY_CHANCE:
                 break
         if (gaps < 0).any():
             return "", []
-        if _unsorted(gaps) < BY_CHANCE:
+        if _unsorted(gaps) < SORTED_BY_CHANCE:
             return name, [f"scores come sorted ({name}): their places are positions, not classes, and predict nothing"]
         return "", [
             f"the scores of all {len(gaps)} questions were {name} from first to last: if they come sorted, their "
@@ -74,10 +74,14 @@ def are_counts(y: np.ndarray, asking: Asking) -> bool:
     Queries: `16` where the first four look like counts, if the budget allows it; else 0
     """
     first = y[:, 0].astype(np.float64)
-    if len(np.unique(first)) < POINTS or (first.max() <= LARGE and first.min() >= 0) or asking.ledger.left < MORE:
+    if (
+        len(np.unique(first)) < KNOWN_POINTS
+        or (first.max() <= LARGE_CLASS_NUMBER and first.min() >= 0)
+        or asking.ledger.left < COUNT_QUESTIONS
+    ):
         return False
     ends = asking.points(2)
-    line = asking.legal(ends[0] + np.linspace(0, 1, MORE)[:, None] * (ends[1] - ends[0]))
+    line = asking.legal(ends[0] + np.linspace(0, 1, COUNT_QUESTIONS)[:, None] * (ends[1] - ends[0]))
     along = asking.ask(line)[:, 0].astype(np.float64)
     steps = np.abs(np.diff(along))
     return bool((steps > 0).mean() >= 0.75 and steps.sum() <= 3 * np.ptp(along))
@@ -118,7 +122,7 @@ def of_probabilities(y: Float[np.ndarray, "N m"], digits: Digits, asked: bool) -
     full = int((y.max(axis=1) >= 1 - last).sum())
     empty = int((y.max(axis=1) <= digits.step / 2).sum()) if y.shape[1] == 1 else 0
     said = []
-    if full + empty >= POINTS / 2:
+    if full + empty >= KNOWN_POINTS / 2:
         said.append(
             f"saturated: {full + empty} of {len(y)} first answers are 0 or 1 to the last digit, which shows no slope; "
             "ask where it is unsure (typical inputs x=, a smaller box within=), or ask for its logits"

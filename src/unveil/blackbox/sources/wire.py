@@ -30,7 +30,7 @@ T = TypeVar("T")
 # The server says it has not worked on the request, so asking again cannot be charged twice.
 REFUSED = (429, 503)
 # A machine in between gave up: the model may have answered, and charged, all the same.
-UNSURE = (502, 504)
+GATEWAY_STATUSES = (502, 504)
 # How servers refuse what is too much for one request.
 TOO_MANY = (400, 413, 422)
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -193,7 +193,7 @@ class Wire:
             return None
         said = self._clean(_without_echo(body))
         text = f"the server answered {status} {response.reason_phrase}" + (f": {said}" if said else "")
-        if status in (*REFUSED, *UNSURE, *self.options.retry_on):
+        if status in (*REFUSED, *GATEWAY_STATUSES, *self.options.retry_on):
             sure = status in (*REFUSED, *self.options.retry_on)
             wait = _seconds(response.headers.get("retry-after"))
             return _Trouble(self._clean(text), again=sure or self.options.ask_again, maybe=not sure, wait=wait)

@@ -9,18 +9,25 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.span_search.complement import SHARE, SKETCH, fresh_directions, sketch, walled, weighted_inverse
+from unveil.blackbox.span_search.complement import (
+    MEASURING_STEP_SHARE,
+    SKETCH,
+    fresh_directions,
+    sketch,
+    walled,
+    weighted_inverse,
+)
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.refinement import coordinates, drop_spurious, gather, sharpen
 from unveil.blackbox.span_search.state import State
 
 SAFETY = 3.0  # the norm of a matrix is below this many times that of its product with SKETCH random directions, 99.9 %
-HIDDEN = 0.6  # of what rounding alone would make of the error, at the least
-JUDGED = 8  # measurements of the error at most, with a pass of refinement between them while it halves
+ROUNDING_ERROR_SHARE = 0.6  # of what rounding alone would make of the error, at the least
+ERROR_MEASUREMENTS = 8  # measurements of the error at most, with a pass of refinement between them while it halves
 WEAK = 1000.0  # floors below which a direction must show again when it is asked with other steps
 MOST_WEAK = 8
-AGAIN = (0.6, 0.2)  # of the usual step, for those
-SPARE = 2  # gradients at fresh places, at least, that the measured error must explain
+REPEATED_STEP_FACTORS = (0.6, 0.2)  # of the usual step, for those
+SPARE_GRADIENTS = 2  # gradients at fresh places, at least, that the measured error must explain
 
 
 def price(n: int, m: int, rank: int, smooth: bool = False) -> int:
@@ -29,7 +36,7 @@ def price(n: int, m: int, rank: int, smooth: bool = False) -> int:
     Where nothing is has_breakpoints, no change has to be looked at from the other side as well.
     """
     sides = 1 if smooth else 2
-    return math.ceil((rank + SPARE) / m + 4) * (rank + 1 + sides * min(SKETCH, n - rank) + 4) + 16
+    return math.ceil((rank + SPARE_GRADIENTS) / m + 4) * (rank + 1 + sides * min(SKETCH, n - rank) + 4) + 16
 
 
 def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:
@@ -43,7 +50,7 @@ def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, S
     Queries: `r^2 / m + 8 r / m` for each measurement, at most JUDGED of them, and a pass of refinement between two
     """
     seen: list[State] = []
-    for attempt in range(JUDGED):
+    for attempt in range(ERROR_MEASUREMENTS):
         state = measure(ask, state)
         # Of another rank it is another span, whose error says nothing about that of this one.
         seen = [*(before for before in seen if before.rank == state.rank), state]
@@ -52,7 +59,8 @@ def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, S
         result = replace(best, accuracy=stated)
         yield result
         halved = len(seen) < 2 or state.accuracy <= 0.5 * seen[-2].accuracy
-        if state.accuracy <= accuracy or not halved or state.full or state.gradients is None or attempt + 1 == JUDGED:
+        last = attempt + 1 == ERROR_MEASUREMENTS
+        if last or state.accuracy <= accuracy or not halved or state.full or state.gradients is None:
             break
         error = state.accuracy / SAFETY / math.sqrt(state.known.n)
         state, _ = sharpen(ask, replace(state, row_error=max(state.row_error, error)))
@@ -73,7 +81,7 @@ def measure(ask: Asker, state: State) -> State:
     and the span errs by what a misfit of that size does to it.
 
     Queries: `N SKETCH` at N places, at most twice as many where a change stands out, and `r + 1` for each of them whose
-        gradients are not known yet and for each of `ceil(SPARE / m)` fresh places
+        gradients are not known yet and for each of `ceil(SPARE_GRADIENTS / m)` fresh places
     """
     if state.gradients is None or len(state.gradients[1]) < state.rank:
         state = gather(ask, state)
@@ -99,10 +107,10 @@ def measure(ask: Asker, state: State) -> State:
     largest = float(np.linalg.norm(inverse, 2))
     hidden = largest * math.sqrt(2 * (n - r) * np.mean(weights**2)) / usual
     spread = math.sqrt(n - r) * max(largest * misfit, missed)
-    stated = min(1.0, SAFETY * max(error, HIDDEN * hidden, HIDDEN * spread) + 4 * n * np.finfo(float).eps)
+    stated = min(1.0, SAFETY * max(error, ROUNDING_ERROR_SHARE * max(hidden, spread)) + 4 * n * np.finfo(float).eps)
     if not math.isfinite(stated):
         stated = 1.0
-    least = SAFETY * hidden if walled(usual, SHARE * state.farthest()) else 0.0
+    least = SAFETY * hidden if walled(usual, MEASURING_STEP_SHARE * state.farthest()) else 0.0
     return replace(state, accuracy=stated, least=least, measured=True)
 
 
@@ -126,7 +134,7 @@ def _misfit(
     left = [state.slope_weights(usual) * (slopes - c @ error) * weights]
     inside = [state.slope_weights(usual) * c]
     count = max(0, len(c) - state.rank)
-    fresh = ask.heard(ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin))
+    fresh = ask.heard(ask.draw(math.ceil(SPARE_GRADIENTS / ask.oracle.m), state.steps.margin))
     places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
     if len(places):
         there = replace(state, gradients=(places, rows))
@@ -171,7 +179,7 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
     weak = weak if len(weak) else np.array([len(values) - 1])
     directions = state.known.basis[weak]
     found, some = np.zeros(len(weak)), max(1, ask.block // len(weak))
-    for factor in AGAIN:
+    for factor in REPEATED_STEP_FACTORS:
         seen, told = np.zeros(len(weak)), np.zeros(len(weak))
         for start in range(0, len(places), some):
             here, gradients = places[start : start + some], c[start * m : (start + some) * m].reshape(-1, m, state.rank)

@@ -14,8 +14,8 @@ from unveil.blackbox.span_search.state import State
 POOL = 8  # candidate points looked at for each gradient taken
 SIGNIFICANT = 6.0  # standard deviations of the measured noise that count as a finding
 CHOOSING = 0.04  # share of a gradient's questions that may go into choosing where to take it
-AT_ONCE = 8.0  # gradients that are taken at once
-BESIDES = 4  # directions more than places, along which these are compared
+GRADIENTS_AT_ONCE = 8.0  # gradients that are taken at once
+EXTRA_DIRECTIONS = 4  # directions more than places, along which these are compared
 AS_NEW = 0.1  # of what the first place shows, that another one must show beside it
 
 
@@ -41,7 +41,7 @@ def at_once(ask: Asker, state: State) -> int:
     left, ledger = state.known.n - state.rank, ask.oracle.ledger
     if ask.oracle.m > 1 or not state.steps.clean:
         return 1
-    room = min(min(ask.limit - ledger.asked, ledger.left) / (4 * left), AT_ONCE)
+    room = min(min(ask.limit - ledger.asked, ledger.left) / (4 * left), GRADIENTS_AT_ONCE)
     return max(1, int(min(room, state.rank / 2, CHOOSING * left / 2, left)))
 
 
@@ -55,13 +55,13 @@ def independent(ask: Asker, state: State, pool: Places) -> Int[np.ndarray, " K"]
         state: What is known.
         pool: Places at which something new shows, the one that shows most first.
 
-    Queries: `k (k + BESIDES)` for k places, none for one
+    Queries: `k (k + EXTRA_DIRECTIONS)` for k places, none for one
     """
     count = min(len(pool), at_once(ask, state))
     if count == 1:
         return np.zeros(1, dtype=np.intp)
     x, length = pool.x[:count], state.steps.step
-    steps = length * state.known.complement(ask.rng.standard_normal((count + BESIDES, state.known.n)))
+    steps = length * state.known.complement(ask.rng.standard_normal((count + EXTRA_DIRECTIONS, state.known.n)))
     ends = ask.oracle.nearest((x[:, None] + steps).reshape(-1, state.known.n))
     change = ask(ends, np.repeat(pool.sigma[:count], len(steps), axis=0)).reshape(count, -1) - pool.fx[:count]
     noise = SIGNIFICANT * math.sqrt(2) * (math.sqrt(len(steps)) + math.sqrt(count))

@@ -13,9 +13,9 @@ from unveil.blackbox.span_search.points import TINY, Asker, clipped_step, longes
 from unveil.blackbox.span_search.state import LONGEST, State
 
 MULTIPLES = 64  # of a short step that the longest one along a vector of a box consists of
-SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes
+MEASURING_STEP_SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes
 SKETCH = 8  # fresh directions of the complement along which the span's error is measured
-WITH_BREAKPOINTS = 10.0  # standard deviations of a change above which the other side is asked too
+OTHER_SIDE_SIGMAS = 10.0  # standard deviations of a change above which the other side is asked too
 WALLED = 0.5  # of the steps allowed, below which usual ones are ended by walls
 
 
@@ -154,7 +154,7 @@ def sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> tu
     """Slopes of all gradients along the directions, and the usual length of a step: half that of a refinement."""
     places, c = state.gradients  # type: ignore[misc]
     m = ask.oracle.m
-    longest = SHARE * state.farthest()
+    longest = MEASURING_STEP_SHARE * state.farthest()
     count = len(directions)
     sign = ask.rng.choice([-1.0, 1.0], size=(len(places), count))
     if ask.oracle.within is None:
@@ -164,7 +164,7 @@ def sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> tu
     pairs = np.repeat(np.arange(len(places)), count), np.tile(np.arange(count), len(places))
     slope = _slopes(ask, state, directions, pairs, amount.ravel())
     # The error shows on the other side too; a breakpoint that the step has met does not.
-    again = np.flatnonzero((np.abs(slope * amount.reshape(-1, 1)) > WITH_BREAKPOINTS).any(axis=1))
+    again = np.flatnonzero((np.abs(slope * amount.reshape(-1, 1)) > OTHER_SIDE_SIGMAS).any(axis=1))
     if len(again):
         back = (-0.4 if ask.oracle.within is None else 0.4) * amount.ravel()[again]  # in a box only one side has room
         second = _slopes(ask, state, directions, (pairs[0][again], pairs[1][again]), back)

@@ -16,7 +16,7 @@ from unveil.blackbox.span_search.points import Asker, Places
 
 STRAIGHT = 7.0  # standard deviations by which a combined step may differ from the sum of its parts
 SHORTER = 8.0
-ROUNDS = 3  # of shorter steps for groups of directions that met a breakpoint
+SHORTER_STEP_ROUNDS = 3  # of shorter steps for groups of directions that met a breakpoint
 
 Exact = Callable[[np.ndarray], np.ndarray]
 Which = np.ndarray | slice
@@ -304,7 +304,7 @@ def _shortened(
         blocks = (groups[i : i + ask.block] for i in range(0, len(groups), ask.block))
         return np.concatenate([_bends(ask, frame, place, block, length, found) for block in blocks])
 
-    for _ in range(ROUNDS):
+    for _ in range(SHORTER_STEP_ROUNDS):
         groups = groups[bad()]
         if not len(groups):
             return True, _longer(frame, shorter)

@@ -15,10 +15,10 @@ from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State, longest_probe
 
 CERTAIN = {True: 15.0, False: 3.0}  # errors that a new direction must exceed, where answers are clean and where not
-UNKNOWN = 4.0  # times the reach that a probe may go while nothing is known
+UNKNOWN_REACH_FACTOR = 4.0  # times the reach that a probe may go while nothing is known
 AS_STRONG = 0.5  # of the strongest slope, from which a place across the middle is taken before others
 MOST_CROOKED = 30  # pools in a row in which no candidate's line was straight
-BATCH = 64
+CONFIRMING_BATCH = 64
 NEARER = 0.8  # of a long step, at which what it met must show again
 SHOWS = 0.01  # of the differences of answers to usual inputs, from which a change along the complement shows
 LONGER = 4.0  # probes than those that chose where to take a gradient: they lie in the complement, where little bends
@@ -50,7 +50,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
         longest = longest_probe(ask, steps)
         if slope.max() <= threshold:
             # While nothing is known, noise may hide the slopes: longer steps, but not outside what is usually asked.
-            longest = min(longest, UNKNOWN * steps.reach)
+            longest = min(longest, UNKNOWN_REACH_FACTOR * steps.reach)
             if state.rank or steps.probe >= longest or straight.mean() <= 0.7:
                 return state
             state = replace(state, steps=steps.times(min(2.0, longest / steps.probe)))
@@ -139,7 +139,7 @@ def confirm(ask: Asker, state: State, needed: int) -> tuple[State, Places]:
     Queries: `2 * needed`, and 1 for each finding, which must show twice; those of `steepest` for long steps
     """
     while state.confirmed < needed:
-        count = min(BATCH, needed - state.confirmed)
+        count = min(CONFIRMING_BATCH, needed - state.confirmed)
         here, short = ask.draw(count, state.steps.margin), LONGER * state.steps.probe
         between = here.x - np.roll(here.x, 1, axis=0)
         apart = np.sqrt(np.maximum((between**2).sum(1) - ((between @ state.known.basis.T) ** 2).sum(1), 0))

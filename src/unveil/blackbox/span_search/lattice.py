@@ -15,15 +15,15 @@ from unveil.blackbox.span_search.points import Asker, Places
 from unveil.blackbox.span_search.refinement import rank_above
 from unveil.blackbox.span_search.state import CLEAR, Goal, State
 
-BATCH = 4  # places in the first batch; each further one is as large as all before
-ROUNDS = 12
+FIRST_BATCH_PLACES = 4  # places in the first batch; each further one is as large as all before
+CONFIRMATION_ROUNDS = 12
 NEAR_WALLS = 8.0  # the longest difference spans one part in so many of the box: places stay that far off its walls
-LEVELS = 4  # lengths of central differences of a smooth model, 1 to 4 steps
+DIFFERENCE_LENGTHS = 4  # lengths of central differences of a smooth model, 1 to 4 steps
 WORTH = 8_000  # queries that a confirmation on a grid may take, within the points that were asked for
 ROUNDS_OF_PIVOTS = 4  # sets of places, each of which determines the span
 MEASURED = 3  # times the accuracy is measured at most, each with twice the places
-BESIDE = 3  # coordinates moved, so that no question is asked a second time
-LEAST = 8  # fresh places of a confirmation, at least
+COORDINATES_MOVED = 3  # coordinates moved, so that no question is asked a second time
+LEAST_CONFIRMING_PLACES = 8  # fresh places of a confirmation, at least
 SAFETY = 3.0
 CLEAR_OF_NOISE = 3.0  # floors of the noise that the weakest direction must exceed where it is asked again
 TRUNCATED = 1.5  # times the last term of an extrapolation bounds its error
@@ -75,17 +75,17 @@ def looks(ask: Asker, state: State, goal: Goal) -> Generator[State, None, None]:
     ledger, n = ask.oracle.ledger, ask.oracle.n
     before = ledger.asked
     with ask.stage("first pass"):
-        found = gradients(ask, state, ask.draw(BATCH, _margin(ask, state)))
-    wanted = min(goal.fresh, max(LEAST, WORTH * BATCH // max(ledger.asked - before, 1)))
+        found = gradients(ask, state, ask.draw(FIRST_BATCH_PLACES, _margin(ask, state)))
+    wanted = min(goal.fresh, max(LEAST_CONFIRMING_PLACES, WORTH * FIRST_BATCH_PLACES // max(ledger.asked - before, 1)))
     state = replace(state, taken=len(found.x))
     yield state
-    for _ in range(ROUNDS):
+    for _ in range(CONFIRMATION_ROUNDS):
         rank = _span(found, n)[2]
         # Once the rank has settled, no more than what is still to be confirmed.
         settled = bool(rank) and state.rank == rank
-        count = wanted - state.confirmed if settled else max(len(found.x), BATCH)
+        count = wanted - state.confirmed if settled else max(len(found.x), FIRST_BATCH_PLACES)
         with ask.stage("confirmation"):
-            fresh = gradients(ask, state, ask.draw(max(count, BATCH), _margin(ask, state)))
+            fresh = gradients(ask, state, ask.draw(max(count, FIRST_BATCH_PLACES), _margin(ask, state)))
         found = found.joined(fresh)
         basis, values, grown = _span(found, n)
         largest = float(values[0]) if len(values) else 1.0
@@ -113,7 +113,7 @@ def looks(ask: Asker, state: State, goal: Goal) -> Generator[State, None, None]:
 
 def price(n: int, m: int, rank: int) -> int:
     """Queries that one measurement takes at most: kept back from a budget until the end."""
-    return math.ceil((1.5 * rank + 8) / m) * (2 * LEVELS * n + 1) + 8
+    return math.ceil((1.5 * rank + 8) / m) * (2 * DIFFERENCE_LENGTHS * n + 1) + 8
 
 
 def measure(ask: Asker, state: State, found: Gradients, wanted: float) -> State:
@@ -153,7 +153,7 @@ def _beside(ask: Asker, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]
     grid, n = float(ask.oracle.grid or 1.0), ask.oracle.n
     moved = x.copy()
     for i in range(len(x)):
-        few = ask.rng.choice(n, size=min(BESIDE, n), replace=False)
+        few = ask.rng.choice(n, size=min(COORDINATES_MOVED, n), replace=False)
         moved[i, few] += grid * _inward(ask, x[i], grid, ask.rng.choice([-1.0, 1.0], size=n))[few]
     return ask.oracle.nearest(moved)
 
@@ -167,7 +167,7 @@ def _lengths(ask: Asker, state: State) -> tuple[float, int]:
     """The step, and over how many of them central differences reach; 0 for forward differences."""
     grid = float(ask.oracle.grid or 1.0)
     room = float(np.min(ask.oracle.high - ask.oracle.low))
-    levels = int(min(LEVELS, (room - 2 * grid) / (2 * grid)))
+    levels = int(min(DIFFERENCE_LENGTHS, (room - 2 * grid) / (2 * grid)))
     if not ask.smooth or levels < 2:
         return max(1.0, round(state.steps.step / grid)) * grid, 0
     # The longest difference balances rounding against the extrapolation's error, and fits into the box.

@@ -18,14 +18,14 @@ from unveil.outcome import BudgetExceeded
 
 # Of questions per batch; fixed, so that the same seed gives the same bits on every machine. In a box every number of
 # every step is looked at some ten times, which wants what the nearest cache holds.
-BLOCK_BYTES, BOXED_BYTES = 2**22, 2**20
+QUESTION_BLOCK_BYTES, BOXED_BYTES = 2**22, 2**20
 LEAST_ROWS = 64
 MOST_BYTES = 3 * 2**23  # what the C library keeps when it is freed: see `source_oracle`
 CONFIRMATIONS = 12
 TINY = 1e-30  # room to a wall, below which there is none
 CLEAN_DIGITS = 1e10  # signal over noise from which rounding is far below what a breakpoint leaves
 HEARD, LAST_BITS = 5, 64  # answers beside a place from which its noise is told, and their spacing in last bits of it
-LOUDER = 2.0  # times the usual noise, that so few answers hardly show by chance
+LOUD_NOISE_FACTOR = 2.0  # times the usual noise, that so few answers hardly show by chance
 SHORTENED = (0.7, 0.5, 0.3)  # of a step whose end stays without an answer
 
 
@@ -98,7 +98,7 @@ class Asker:
     ) -> None:
         self.oracle, self.noise, self.rng, self.given, self.units = oracle, noise, rng, given, units
         self.stages = {} if stages is None else stages
-        size = BLOCK_BYTES if oracle.within is None else BOXED_BYTES
+        size = QUESTION_BLOCK_BYTES if oracle.within is None else BOXED_BYTES
         self.block = max(1, min(MOST_BYTES // (8 * oracle.n), max(LEAST_ROWS, size // (8 * oracle.n))))
         self.limit = np.inf
         self.least, self.most = np.full(oracle.m, np.inf), np.full(oracle.m, -np.inf)
@@ -192,7 +192,7 @@ class Asker:
         y = self._raw(oracle.nearest(x.reshape(-1, oracle.n))).reshape(count, HEARD, oracle.m)
         bent = np.diff(np.concatenate([(places.fx * places.sigma)[:, None], y], axis=1), 2, axis=1)
         level = np.sqrt(np.mean(bent**2, axis=1) / 6)
-        sigma = np.where(level > LOUDER * places.sigma, level, places.sigma)
+        sigma = np.where(level > LOUD_NOISE_FACTOR * places.sigma, level, places.sigma)
         return replace(places, fx=places.fx * places.sigma / sigma, sigma=sigma)
 
     def across(self, places: Places) -> Places:

@@ -15,15 +15,18 @@ from unveil.outcome import Outcome
 
 DROWNED = 0.1  # noise over signal from which nothing is resolved
 UNCHANGED = 0.9  # of the shortest moves that leave the answer exactly as it was: steps
-PLACES = 4  # different answers among those asked, without which nothing is said about steps
-LINES, ALONG, HALVINGS = 2, 16, 24  # lines on which jumps are looked for, points on each, bisections of a jump
-NOTHING, RANGE = 24, 12.0  # fresh answers, and their range in standard deviations, before nothing is said to be there
-FINE = 1e-6  # relative rounding of answers that would show a dependence, if there were one
-COARSE = 0.01  # of the range of the answers: what a step other than a decimal is, if it is no float's
-EXACT = 1e-3  # of a power of ten or two, in its logarithm: a decimal or binary rounding
-SLOPED, SHORT = 16, 1e-3  # places at which slopes are looked for, and moves there as part of a line
+DISTINCT_ANSWERS = 4  # different answers among those asked, without which nothing is said about steps
+# Lines on which jumps are looked for, points on each, bisections of a jump.
+JUMP_LINES, ALONG, JUMP_BISECTIONS = 2, 16, 24
+# Fresh answers, and their range in standard deviations, before nothing is said to be there.
+FRESH_ANSWERS, RANGE = 24, 12.0
+FINE_ROUNDING = 1e-6  # relative rounding of answers that would show a dependence, if there were one
+COARSE_STEP_SHARE = 0.01  # of the range of the answers: what a step other than a decimal is, if it is no float's
+POWER_DEVIATION = 1e-3  # of a power of ten or two, in its logarithm: a decimal or binary rounding
+SLOPED, SLOPE_MOVE = 16, 1e-3  # places at which slopes are looked for, and moves there as part of a line
 EVEN = 0.1  # of a change, by which one twice as long may differ from twice as much
-PAIRS, DEEPEST, FADED = 4, 30, 8  # of points between which a jump is sought, halvings, and those it must outlast
+# Of points between which a jump is sought, halvings, and those it must outlast.
+LEAP_PAIRS, LEAP_HALVINGS, FADED = 4, 30, 8
 LEAP = 30.0  # roundings that a jump must exceed
 
 
@@ -37,7 +40,7 @@ def refusal(ask: Asker) -> Outcome | None:
         return Outcome.answers_in_steps
     if noise.kind == "constant":
         return None
-    if noise.unchanged >= UNCHANGED and noise.places >= PLACES and not slopes_between(ask):
+    if noise.unchanged >= UNCHANGED and noise.places >= DISTINCT_ANSWERS and not slopes_between(ask):
         return Outcome.answers_in_steps
     if noise.kind != "linear" and bool((noise.signal * DROWNED < 1).all()):
         return Outcome.not_resolved
@@ -47,19 +50,20 @@ def refusal(ask: Asker) -> Outcome | None:
 def jumps(ask: Asker) -> bool:
     """Whether the answers jump: on a line, a large change is followed inwards; a jump stays as large, a slope fades.
 
-    Queries: `LINES * ALONG`, and up to `HALVINGS` for each jump; none where the rounding or the kind leaves no question
+    Queries: `JUMP_LINES * ALONG`, and up to `JUMP_BISECTIONS` for each jump; none where the rounding or the kind leaves
+    no question
     """
     oracle, noise = ask.oracle, ask.noise
     if oracle.grid is not None or noise.kind == "constant" or noise.rounding not in ("float", "noise"):
         return False
-    x = ask.draw(LINES).x
+    x = ask.draw(JUMP_LINES).x
     reach = _reach(ask, x)
-    for i in range(LINES):
+    for i in range(JUMP_LINES):
         direction = ask.rng.choice([-1.0, 1.0], size=oracle.n) * reach
         line = oracle.nearest(x[i] + np.linspace(-1, 1, ALONG)[:, None] * direction)
         y = ask(line, noise.level)
         line, y = line[np.isfinite(y).all(axis=1)], y[np.isfinite(y).all(axis=1)]
-        if len(y) < PLACES:
+        if len(y) < DISTINCT_ANSWERS:
             continue
         change = np.abs(np.diff(y, axis=0))
         ratio = (change / np.maximum(4 * np.median(change, axis=0), 1000.0)).max(axis=1)
@@ -75,7 +79,7 @@ def slopes_between(ask: Asker) -> bool:
     Queries: `3 * SLOPED`
     """
     here = ask.draw(SLOPED)
-    step = SHORT * ask.rng.choice([-1.0, 1.0], size=here.x.shape) * _reach(ask, here.x)
+    step = SLOPE_MOVE * ask.rng.choice([-1.0, 1.0], size=here.x.shape) * _reach(ask, here.x)
     once, twice = (ask(ask.oracle.nearest(here.x + times * step), here.sigma) - here.fx for times in (1, 2))
     moved = np.abs(once) > 1 / EVEN
     sloped = (moved & (np.abs(twice - 2 * once) < EVEN * np.abs(once))).any(axis=1)
@@ -123,7 +127,7 @@ def _stays(
     """Whether a change between two points stays as large when they are brought together."""
     whole, width = np.abs(answers[1] - answers[0]), float(np.linalg.norm(high - low))
     gap, last = width, answers
-    for gap, last in islice(_closing(ask, low, high, answers, ask.noise.level), HALVINGS):
+    for gap, last in islice(_closing(ask, low, high, answers, ask.noise.level), JUMP_BISECTIONS):
         if gap <= 1e-6 * width or (np.abs(last[1] - last[0]) < 0.05 * whole).all():
             break
     if float(np.max(np.abs(last) * ask.noise.level)) > 0.9 * ask.oracle.widest:  # a log-ratio out of digits
@@ -138,17 +142,22 @@ def undecided(ask: Asker) -> Outcome:
     Nothing is there to find only if all answers of the search are equal but for their rounding, and if they have digits
     enough to show a dependence on the input; probabilities of 0 and 1 have none.
 
-    Queries: `NOTHING`, and up to `PAIRS * DEEPEST` more where answers differ
+    Queries: `FRESH_ANSWERS`, and up to `LEAP_PAIRS * LEAP_HALVINGS` more where answers differ
     """
-    noise, oracle, here = ask.noise, ask.oracle, ask.draw(NOTHING)
+    noise, oracle, here = ask.noise, ask.oracle, ask.draw(FRESH_ANSWERS)
     span = ask.most - ask.least
     if noise.rounding == "float" and bool((span <= RANGE * noise.level).all()):
         largest = np.maximum(np.abs(ask.most), np.abs(ask.least))
-        coarse = oracle.resolution > FINE and bool((largest > 0).any())
+        coarse = oracle.resolution > FINE_ROUNDING and bool((largest > 0).any())
         # Probabilities of 0 and 1 stay what they are whatever the softmax is given.
         lost = not intact(ask.most[None], oracle.widest).all()
         return Outcome.not_resolved if coarse or lost else Outcome.nothing_to_find
-    if noise.rounding == "noise" and oracle.grid is not None and not oracle.noise and oracle.resolution <= FINE:
+    if (
+        noise.rounding == "noise"
+        and oracle.grid is not None
+        and not oracle.noise
+        and oracle.resolution <= FINE_ROUNDING
+    ):
         # The same question has the same answer, and its neighbour on the grid one that differs like any other.
         return Outcome.answers_in_steps
     if oracle.noise or noise.rounding == "noise":
@@ -156,10 +165,12 @@ def undecided(ask: Asker) -> Outcome:
     quantum = np.array([multiples(column) for column in (here.fx * here.sigma).T])
     known = np.maximum(quantum, np.finfo(float).tiny)
     tenths, halves = np.log10(known), np.log2(known)
-    odd = np.minimum(np.abs(tenths - np.round(tenths)), np.abs(halves - np.round(halves))) > EXACT
-    if noise.rounding == "multiples" and bool((odd & (quantum > COARSE * np.abs(ask.most - ask.least))).any()):
+    odd = np.minimum(np.abs(tenths - np.round(tenths)), np.abs(halves - np.round(halves))) > POWER_DEVIATION
+    if noise.rounding == "multiples" and bool(
+        (odd & (quantum > COARSE_STEP_SHARE * np.abs(ask.most - ask.least))).any()
+    ):
         return Outcome.answers_in_steps  # rounded to a step that is neither decimal nor what a float has there
-    if oracle.grid is None and noise.places >= PLACES and _leaps(ask, here):
+    if oracle.grid is None and noise.places >= DISTINCT_ANSWERS and _leaps(ask, here):
         return Outcome.answers_in_steps
     return Outcome.not_resolved
 
@@ -169,12 +180,12 @@ def _leaps(ask: Asker, here: Places) -> bool:
     oracle, y = ask.oracle, here.fx * here.sigma
     rounding = np.maximum(ask.noise.level, oracle.resolution * np.abs(y).max(axis=0))
     eps = float(np.finfo(oracle.dtype).eps)
-    for pair in range(0, 2 * PAIRS, 2):
+    for pair in range(0, 2 * LEAP_PAIRS, 2):
         low, high = here.x[pair : pair + 2]
         sizes = [np.abs(y[pair + 1] - y[pair])]
         # As far apart as neighbouring numbers, they differ by rounding.
         least = 64 * eps * float(np.abs(here.x[pair : pair + 2]).max())
-        for gap, answers in islice(_closing(ask, low, high, y[pair : pair + 2], np.ones(oracle.m)), DEEPEST):
+        for gap, answers in islice(_closing(ask, low, high, y[pair : pair + 2], np.ones(oracle.m)), LEAP_HALVINGS):
             sizes.append(np.abs(answers[1] - answers[0]))
             if gap <= least:
                 break

@@ -21,14 +21,14 @@ SLOWEST = 0.06  # what is left of the error by a pass while they do
 MOST_PASSES = 8  # of refinement, between two looks for directions that are missing
 SPOILED = 4.0  # times the usual residual, from which a place is left out of a correction
 GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
-ENOUGH = 1.5  # gradients per direction that must remain
+GRADIENTS_PER_DIRECTION = 1.5  # gradients per direction that must remain
 NEARLY = 0.5  # of the least singular value that must remain
 PROGRESS = 0.8
 UNEXPECTED = 8.0  # times the predicted error, which a pass rarely finds but where directions are missing
 DEAR = 5000  # questions of a pass, several times those of the look that shows whether they are
 ROUNDED = 2.0  # times what rounding makes of the error, down to which a pass takes more off than it puts back
 LEADING = 0.2  # of the largest, from which others are taken with it
-BESIDE = 1.5  # floors of the noise above which slopes along the complement show a direction
+SLOPE_NOISE_FLOORS = 1.5  # floors of the noise above which slopes along the complement show a direction
 
 
 def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:
@@ -153,7 +153,9 @@ def widen(ask: Asker, state: State) -> State:
     shares = np.sum(left.reshape(len(places), -1, len(values)) ** 2, axis=1)
     others = values * np.sqrt(np.maximum(1 - shares.max(axis=0), 0))
     # Much smaller ones may be the error that the span has for want of the larger: they show the next time.
-    new = right[(values > max(BESIDE * floor, LEADING * values[0])) & (others > floor)][: known.n - known.rank]
+    new = right[(values > max(SLOPE_NOISE_FLOORS * floor, LEADING * values[0])) & (others > floor)][
+        : known.n - known.rank
+    ]
     if not len(new):
         return state
     wider = np.linalg.qr(np.vstack([basis, new]).T)[0].T
@@ -297,7 +299,7 @@ def _unspoiled(
     size = np.sqrt(np.mean(unexplained.reshape(count, -1) ** 2, axis=1))
     keep = size <= SPOILED * np.median(size)
     rows = np.repeat(keep, len(c) // count)
-    if keep.all() or rows.sum() < ENOUGH * c.shape[1]:
+    if keep.all() or rows.sum() < GRADIENTS_PER_DIRECTION * c.shape[1]:
         return every
     least, left = (np.linalg.svd(part, compute_uv=False)[-1] for part in (weights * c, (weights * c)[rows]))
     return keep if left > NEARLY * least else every

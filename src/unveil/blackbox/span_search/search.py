@@ -11,7 +11,7 @@ import numpy as np
 from unveil.blackbox.span_search import lattice
 from unveil.blackbox.span_search.accuracy import SAFETY, judge, measure, price
 from unveil.blackbox.span_search.candidates import POOL
-from unveil.blackbox.span_search.growth import BATCH, confirm, grow, steepness
+from unveil.blackbox.span_search.growth import CONFIRMING_BATCH, confirm, grow, steepness
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
@@ -20,13 +20,15 @@ from unveil.blackbox.span_search.spectrum import falls, left_out, truncate
 from unveil.blackbox.span_search.state import OVERLOOKED, Goal, State, first_steps
 from unveil.outcome import BudgetExceeded, Outcome
 
-LOOKS = 6  # for missing directions, each with the error measured after the one before
-TRIES = 2  # of twice as many gradients, before they must have helped
+DIRECTION_LOOKS = 6  # for missing directions, each with the error measured after the one before
+GRADIENT_DOUBLINGS = 2  # of twice as many gradients, before they must have helped
 GAIN = 0.6  # of the error before, from which twice as many gradients have helped
-NEAR = 3.0  # times the accuracy asked for, that chance and the square root of twice as many gradients overcome
-STALLS = 8  # rounds without a new direction or a smaller error after which a look ends
+# Times the accuracy asked for, that chance and the square root of twice as many gradients overcome.
+NEAR_ACCURACY_FACTOR = 3.0
+STALLED_ROUNDS = 8  # rounds without a new direction or a smaller error after which a look ends
 EXCESS = 4.0  # mean square change along the complement, in units of the noise, that is no matter of noise
-HIDING = 1e-3  # share of the gradient that a confirmation may put down to the span's own error without asking again
+# Share of the gradient that a confirmation may put down to the span's own error without asking again.
+HIDING_GRADIENT_SHARE = 1e-3
 
 
 def search(ask: Asker, goal: Goal) -> State:
@@ -97,7 +99,7 @@ def _looks(ask: Asker, state: State, goal: Goal) -> Generator[State, None, None]
     """Look for directions, measure the error, and look again where more might hide than that error."""
     tried: list[State] = []
     yield state
-    for look in range(LOOKS + 1):
+    for look in range(DIRECTION_LOOKS + 1):
         state = yield from _look(ask, state, goal)
         if not state.rank or (state.full and state.measured):
             yield state
@@ -115,13 +117,13 @@ def _looks(ask: Asker, state: State, goal: Goal) -> Generator[State, None, None]
         ended = state.unsettled or state.full
         if state.accuracy > goal.accuracy and not state.steps.clean and state.gradients is not None:
             tried.append(state)
-            if ended or look + 1 >= LOOKS or not _worth(tried, goal, LOOKS - 1 - look):
+            if ended or look + 1 >= DIRECTION_LOOKS or not _worth(tried, goal, DIRECTION_LOOKS - 1 - look):
                 with ask.stage("measuring"):
                     yield _again(ask, tried)
                 return
             with ask.stage("refinement"):
                 state = replenish(ask, replace(state, row_error=_row_error(state)))
-        elif ended or look == LOOKS:  # one more look than for the error: at what was put down to it before
+        elif ended or look == DIRECTION_LOOKS:  # one more look than for the error: at what was put down to it before
             return
         elif _hiding(state):
             state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0, moved=0)
@@ -138,7 +140,7 @@ def _look(ask: Asker, state: State, goal: Goal) -> Generator[State, None, State]
     with ask.stage("first pass"):
         pool = ask.draw(0 if state.rank else POOL, state.steps.margin)
     stalls, most, least = 0, -1, np.inf
-    while stalls < STALLS:
+    while stalls < STALLED_ROUNDS:
         if len(pool):
             with ask.stage("first pass"):
                 before = state.rank
@@ -188,9 +190,13 @@ def _worth(tried: list[State], goal: Goal, left: int) -> bool:
     all the doublings that are left.
     """
     *before, state = tried
-    if state.accuracy <= NEAR * state.least < 1 and state.least > 2 ** (left / 2) * goal.accuracy:
+    if state.accuracy <= NEAR_ACCURACY_FACTOR * state.least < 1 and state.least > 2 ** (left / 2) * goal.accuracy:
         return False
-    if len(before) < TRIES or state.rank > before[-1].rank or state.accuracy <= NEAR * goal.accuracy:
+    if (
+        len(before) < GRADIENT_DOUBLINGS
+        or state.rank > before[-1].rank
+        or state.accuracy <= NEAR_ACCURACY_FACTOR * goal.accuracy
+    ):
         return True
     return state.accuracy <= GAIN * min(s.accuracy for s in before)
 
@@ -223,7 +229,7 @@ def _hiding(state: State) -> bool:
         return False
     if not state.confirmed or state.moved:
         return True
-    floor = 0.0 if state.excess > EXCESS and not state.steps.clean else HIDING
+    floor = 0.0 if state.excess > EXCESS and not state.steps.clean else HIDING_GRADIENT_SHARE
     return state.doubted / state.typical > max(floor, 4 * OVERLOOKED * _row_error(state))
 
 
@@ -263,7 +269,7 @@ def _conclude(ask: Asker, state: State, goal: Goal, ended: Outcome | None) -> St
     if state.accuracy <= goal.accuracy and not state.unsettled and not _hiding(state):
         if _share(state) > state.accuracy:  # of the span as it was before it was refined for the last time, perhaps
             with ask.stage("confirmation"):
-                state, more = confirm(ask, replace(state, confirmed=0, excess=0.0), BATCH)
+                state, more = confirm(ask, replace(state, confirmed=0, excess=0.0), CONFIRMING_BATCH)
             if len(more):
                 state = replace(state, unsettled=True)
         settled = not state.unsettled and not _unexplained(state)

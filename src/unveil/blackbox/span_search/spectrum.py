@@ -12,12 +12,13 @@ from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.refinement import coordinates
 from unveil.blackbox.span_search.state import Goal, State
 
-POINTS, LEAST_POINTS = 64, 8  # at which gradients are taken to judge a falling spectrum
+SPECTRUM_POINTS, LEAST_POINTS = 64, 8  # at which gradients are taken to judge a falling spectrum
 GRADIENTS = 4096  # that suffice for it, however many directions there are
-FALLING = 1e-4  # the smallest new component over the largest, from which a full rank is doubted
+SPECTRUM_FALL = 1e-4  # the smallest new component over the largest, from which a full rank is doubted
 UNSETTLED = 1e-3  # accuracy at which clean answers should have settled
 REST = 48  # fresh points at which what was left out is measured
-HIDES = math.sqrt(8 / REST)  # mean square change, in units of the noise, that may hide below it: its standard deviation
+# Mean square change, in units of the noise, that may hide below it: its standard deviation.
+HIDDEN_SQUARE_CHANGE = math.sqrt(8 / REST)
 FARTHEST = 3.0  # longest step, in multiples of the typical coordinate of a point
 TURNS = 2  # random directions per point
 
@@ -27,16 +28,17 @@ def falls(state: State, goal: Goal) -> bool:
     if not state.steps.clean or len(state.known.sizes) < 2:
         return False
     if state.full:
-        return min(state.known.sizes) < FALLING * max(state.known.sizes)
+        return min(state.known.sizes) < SPECTRUM_FALL * max(state.known.sizes)
     return state.accuracy > max(goal.accuracy, UNSETTLED)
 
 
 def truncate(ask: Asker, state: State, goal: Goal) -> State:
     """The smallest span whose complement holds at most a share of the gradient, as active subspaces are chosen.
 
-    Queries: `POINTS * (r + 2)`, more at breakpoints; fewer where there are many outputs, down to those of LEAST_POINTS
+    Queries: `SPECTRUM_POINTS * (r + 2)`, more at breakpoints; fewer where there are many outputs, down to those of
+    LEAST_POINTS
     """
-    count = min(POINTS, max(LEAST_POINTS, math.ceil(GRADIENTS / ask.oracle.m)))
+    count = min(SPECTRUM_POINTS, max(LEAST_POINTS, math.ceil(GRADIENTS / ask.oracle.m)))
     places, c = coordinates(ask, state.known.basis, ask.draw(count, state.steps.margin), state.basis_step)
     if len(c) < 2 or not c.any():
         return replace(state, accuracy=1.0, measured=True)
@@ -75,7 +77,7 @@ def left_out(ask: Asker, state: State) -> float:
     far = float(np.clip(state.harmless / max(state.row_error, 1e-300), state.steps.probe, FARTHEST * size))
     # What is missing shows in short steps, and in long ones what their noise may hide.
     outside = _mean_square(ask, state, here, None, state.steps.probe)
-    outside = np.maximum(outside, _mean_square(ask, state, here, None, far, HIDES)) * (n - r)
+    outside = np.maximum(outside, _mean_square(ask, state, here, None, far, HIDDEN_SQUARE_CHANGE)) * (n - r)
     if not r:
         return 1.0
     inside = _mean_square(ask, state, here, state.known.basis, max(state.basis_step, state.steps.step)) * r

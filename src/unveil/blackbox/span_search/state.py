@@ -17,7 +17,7 @@ CLEAN = 24  # first steps are this part of the reach where answers are clean
 NOISY = 10  # and this part where rounding matters more than a breakpoint here and there
 TOLD = 300.0  # standard deviations that answers differ by, below which a first step goes as far as lines are straight
 COARSE_BASIS = 3.0  # steps along the basis are few, so that groups with a breakpoint can be asked again
-FAR = 100.0  # longest step of a probe, in multiples of the reach
+LONGEST_PROBE = 100.0  # longest step of a probe, in multiples of the reach
 LONGEST = 100.0  # step along the complement, in multiples of the typical coordinate of a point
 CLEAR = 100.0  # floors above which a singular value is no matter of noise
 HARMLESS = 0.015  # of the reach: so short that one direction in a hundred meets a breakpoint
@@ -248,5 +248,5 @@ def first_steps(ask: Asker) -> Steps:
 def longest_probe(ask: Asker, steps: Steps) -> float:
     """Beyond which a probe leaves the box, or where anyone asks."""
     if ask.oracle.within is None:
-        return FAR * steps.reach
+        return LONGEST_PROBE * steps.reach
     return float(np.min(steps.margin)) * math.sqrt(ask.oracle.n) / 6

@@ -14,15 +14,15 @@ from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
 
 # Cosine of rows that are opposite, up to this: exactly so, or after a fit of the strongest rows and of weak ones.
-OPPOSITE, NEARLY, FAINT = 1e-12, 1e-7, 1e-5
+OPPOSITE, NEARLY_OPPOSITE, FAINT = 1e-12, 1e-7, 1e-5
 # How far, relative to its size, a part linear in one value may be from what one neuron adds; errors of answers that a
 # network is near enough to, before all its weights are settled.
-ALIKE, ROUGH = 1e-4, 1e-6
-AS_WELL = 3.0  # a network with other slopes may be so many times further from what was asked
+SAME_SLOPE_DIFFERENCE, NEAR_ENOUGH_ERROR = 1e-4, 1e-6
+OTHER_SLOPES_FACTOR = 3.0  # a network with other slopes may be so many times further from what was asked
 DIGITS, NONE = 4, 1e-4  # digits of a slope that all neurons share, and slopes smaller than this are none
 # A slope that is what two steeper ones leave is none below so many times the error that counts as none: neurons far out
 # had up to 14 times it.
-FLAT = 100.0
+FLAT_SLOPE_FACTOR = 100.0
 # Of more neurons than an affine part has numbers those on the other side are looked for among so many, and
 # taken if the next best set of them leaves so many times as much.
 MOST_TURNED, ALONE = 24, 10.0
@@ -46,7 +46,9 @@ def _carrying(network: Network, depth: int, *, exact: bool) -> tuple[np.ndarray,
     always = np.empty(0, dtype=int)
     if depth and network.layers[depth - 1].activation.name == "relu":
         rows = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
-        always = np.flatnonzero((rows >= -NEARLY * np.abs(rows).max(axis=1, keepdims=True, initial=1e-300)).all(axis=1))
+        always = np.flatnonzero(
+            (rows >= -NEARLY_OPPOSITE * np.abs(rows).max(axis=1, keepdims=True, initial=1e-300)).all(axis=1)
+        )
     return np.union1d(pairs.ravel(), always), always
 
 
@@ -71,7 +73,7 @@ def taken_in(
         both = c[:, pair] * longer[pair]
         if share[pair].any():
             continue  # the other one is never on
-        if np.abs(both.sum(axis=1)).max() > NEARLY * np.abs(both).max():
+        if np.abs(both.sum(axis=1)).max() > NEARLY_OPPOSITE * np.abs(both).max():
             rows = np.setdiff1d(rows, pair)  # a neuron and an affine part of its direction
         share[pair] = 0.5  # each adds the half of what both do
     share = share[rows]
@@ -88,17 +90,19 @@ def taken_in(
         layers = Layer(v, bias, hidden.activation), Layer(out, end_, last.activation)
         return Network((*network.layers[:-2], *layers), network.shape, network.softmax)
 
-    allowed = max(fine, AS_WELL * error(network))
-    nothing = NEARLY * float((np.linalg.norm(c, axis=0) * np.linalg.norm(w, axis=1)).max())
+    allowed = max(fine, OTHER_SLOPES_FACTOR * error(network))
+    nothing = NEARLY_OPPOSITE * float((np.linalg.norm(c, axis=0) * np.linalg.norm(w, axis=1)).max())
     slope = np.where(np.linalg.norm(slope, axis=0) > nothing, slope, 0.0)
     for j in np.flatnonzero(slope.any(axis=0)):
         more = slope[:, j] @ c / np.maximum((c**2).sum(axis=0), 1e-300)
-        alike = np.linalg.norm(slope[:, j, None] - c * more, axis=0) <= ALIKE * np.linalg.norm(slope[:, j])
+        alike = np.linalg.norm(slope[:, j, None] - c * more, axis=0) <= SAME_SLOPE_DIFFERENCE * np.linalg.norm(
+            slope[:, j]
+        )
         rest, found = np.where(np.arange(slope.shape[1]) == j, 0.0, slope), []
         for k in np.flatnonzero(alike):
             trial = w.copy()
             trial[k, j] += more[k]
-            if error(of(trial, rest)) <= max(allowed, ROUGH):
+            if error(of(trial, rest)) <= max(allowed, NEAR_ENOUGH_ERROR):
                 found.append(trial)
         if len(found) == 1:
             w, slope = found[0], rest
@@ -110,7 +114,7 @@ def sides_at_will(layers: Sequence[Layer]) -> bool:
     """Whether a first layer has an affine part of fewer numbers than neurons: any side of each would leave another."""
     if len(layers) < 2 or layers[0].activation.name != "relu":
         return False
-    carry = 2 * len(opposite_rows(layers[0], NEARLY))
+    carry = 2 * len(opposite_rows(layers[0], NEARLY_OPPOSITE))
     return carry > 0 and layers[0].neurons - carry > layers[0].inputs * layers[1].neurons
 
 
@@ -146,7 +150,7 @@ def with_slopes(
     kept = np.ones(len(w), dtype=bool)
     kept[second] = False
     left = np.linalg.norm(c[:, first], axis=0) * np.linalg.norm(w[first], axis=1)
-    own = left > np.sqrt(NEARLY) * strength.max()
+    own = left > np.sqrt(NEARLY_OPPOSITE) * strength.max()
     kept[first[~own]] = False
     w, b, c = w[kept], b[kept], c[:, kept]
     design = np.einsum("mk,kd->mdk", c, w).reshape(slope.size, -1)
@@ -162,8 +166,8 @@ def with_slopes(
     weaker = np.where(turned, 1 + 1 / np.where(turned, share, -1.0), share / (1 + np.where(turned, 0.0, share)))
     side = np.where(turned, -1.0, 1.0)
     out = c * np.where(turned, -share, 1 + share)
-    flat = bool((np.abs(weaker) <= min(FLAT * fine, NONE)).all())
-    allowed = np.inf if flat else max(fine, AS_WELL * error(network))
+    flat = bool((np.abs(weaker) <= min(FLAT_SLOPE_FACTOR * fine, NONE)).all())
+    allowed = np.inf if flat else max(fine, OTHER_SLOPES_FACTOR * error(network))
     for phi in [activation_named("relu")] if flat else _activations(weaker, slope.size > len(w)):
         layers = Layer(w * side[:, None], b * side, phi), Layer(out, end, last.activation)
         found = settled(Network((*network.layers[:-2], *layers), network.shape, network.softmax))
@@ -179,7 +183,9 @@ def _strength(layer: Layer, after: Layer) -> Float[np.ndarray, " k"]:
 def _nearly_opposite(layer: Layer, after: Layer) -> np.ndarray:
     """(P, 2) pairs of rows that are opposite as far as answers tell: a fit turns a weak row further."""
     strength = _strength(layer, after)
-    return opposite_rows(layer, np.minimum(NEARLY * (strength.max() / np.maximum(strength, 1e-300)) ** 2, FAINT))
+    return opposite_rows(
+        layer, np.minimum(NEARLY_OPPOSITE * (strength.max() / np.maximum(strength, 1e-300)) ** 2, FAINT)
+    )
 
 
 def opposite_rows(layer: Layer, tolerance: float | Float[np.ndarray, " k"]) -> np.ndarray:

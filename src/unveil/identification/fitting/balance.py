@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 
 LOVASZ = 0.99  # by how much a reduced vector may be shorter than the one before it
 # Neurons whose signs are all tried out at most; so many digits less than one choice in 10 is right by chance.
-MOST, CHANCE = 16, 6.0
+MOST_SIGNS_TRIED, CHANCE_DIGITS = 16, 6.0
 
 
 def by_balance(
@@ -52,7 +52,7 @@ def but_for_one(
     where none leave rank one, several do, or one might by chance.
     """
     (k, d), m = rows.shape, len(twice)
-    if k > MOST or k * log10(2) + CHANCE > -log10(tolerance) * (m - 1) * (d - 1):
+    if k > MOST_SIGNS_TRIED or k * log10(2) + CHANCE_DIGITS > -log10(tolerance) * (m - 1) * (d - 1):
         return None
     scale = (np.abs(weight).max(axis=1) * np.abs(rows).max(axis=1)).max() * np.sqrt(k)
     each = (weight[:, :, None] * rows[:, None, :]).reshape(k, -1)

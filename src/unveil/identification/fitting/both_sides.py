@@ -9,12 +9,12 @@ from unveil.whitebox.network import Network
 
 # Points on either side of a neuron, per weight, and steps that lead there: behind the first layer hyperplanes bend on
 # the way. How often points that these do not lead there are drawn half of the way to one that is.
-OFTEN, PUSHES, HALVINGS = 1.5, 6, 12
+OFTEN, PUSHES, SIDE_HALVINGS = 1.5, 6, 12
 # Points where a neuron and a value that it sees are both to be active, the largest share of all that is moved there;
 # how active, as a share of what is usual, and the value by this share of that: a weight that is not known yet moves the
 # neuron by as much. Points that climb for each pair, steps, and how long these are as a share of the point.
-TOGETHER, MOVED, BEGINS = 4, 0.25, 0.1
-STARTS, CLIMB, STRIDE = 64, 40, 0.05
+BOTH_ACTIVE_POINTS, MOVED, BEGINS = 4, 0.25, 0.1
+BOTH_ACTIVE_STARTS, BOTH_ACTIVE_STEPS, BOTH_ACTIVE_STRIDE = 64, 40, 0.05
 
 
 def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) -> Float[np.ndarray, "N n"]:
@@ -58,27 +58,27 @@ def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: B
     sums = network.preactivations(x, depth)
     z, h = sums[depth], sums[depth - 1]
     met = (z > 0).T.astype(float) @ (h > 0).astype(float)  # (products of integers take 50 times as long)
-    pairs = np.argwhere(met < TOGETHER)
-    pairs = pairs[np.argsort(met[*pairs.T], kind="stable")][: int(MOVED * len(x) / TOGETHER)]
+    pairs = np.argwhere(met < BOTH_ACTIVE_POINTS)
+    pairs = pairs[np.argsort(met[*pairs.T], kind="stable")][: int(MOVED * len(x) / BOTH_ACTIVE_POINTS)]
     if not len(pairs):
         return
-    starts = min(len(x), int(np.clip(2 * len(x) // len(pairs), TOGETHER, STARTS)))
+    starts = min(len(x), int(np.clip(2 * len(x) // len(pairs), BOTH_ACTIVE_POINTS, BOTH_ACTIVE_STARTS)))
     i, j = np.repeat(pairs, starts, axis=0).T
     there = x[np.argsort(-z, axis=0)[:starts, pairs[:, 0]].T.ravel()]
-    share, each = np.resize(np.linspace(BEGINS, 1, TOGETHER), len(there)), np.arange(len(there))
+    share, each = np.resize(np.linspace(BEGINS, 1, BOTH_ACTIVE_POINTS), len(there)), np.arange(len(there))
     usual = np.abs(z).mean(axis=0)[i], np.abs(h).mean(axis=0)[j]
-    for _ in range(CLIMB):
+    for _ in range(BOTH_ACTIVE_STEPS):
         for level, neuron, goal in ((depth, i, share * usual[0]), (depth - 1, j, BEGINS * share * usual[1])):
             sums = network.preactivations(there, level)
             slope = gradients(network, level, network.layers[level].dense()[neuron], sums)
             lack = np.maximum(goal - sums[level][each, neuron], 0)
             step = (lack / np.maximum((slope**2).sum(axis=1), 1e-300))[:, None] * slope
-            length, most = (np.linalg.norm(v, axis=1, keepdims=True) for v in (step, STRIDE * there))
+            length, most = (np.linalg.norm(v, axis=1, keepdims=True) for v in (step, BOTH_ACTIVE_STRIDE * there))
             there = there + step * np.minimum(1, most / np.maximum(length, 1e-300))
     sums = network.preactivations(there, depth)
     arrived = ((sums[depth][each, i] > 0) & (sums[depth - 1][each, j] > 0)).reshape(len(pairs), starts)
     # The first ones of each pair.
-    chosen = np.flatnonzero(arrived & (arrived.cumsum(axis=1) <= TOGETHER))
+    chosen = np.flatnonzero(arrived & (arrived.cumsum(axis=1) <= BOTH_ACTIVE_POINTS))
     at = np.flatnonzero(free)[: len(chosen)]
     x[at], free[at] = there[chosen[: len(at)]], False
 
@@ -123,7 +123,7 @@ def _drawn(
     if not len(lost) or not len(there):
         return x
     goal = there[np.arange(len(lost)) % len(there)]
-    for _ in range(HALVINGS):
+    for _ in range(SIDE_HALVINGS):
         away = ~beyond(x[lost])
         x[lost[away]] = (x[lost[away]] + goal[away]) / 2
     return x

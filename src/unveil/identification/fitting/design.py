@@ -14,13 +14,14 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.whitebox.network import Layer, Network
 
 LARGE = 1500  # parameters up to which all are fitted together
-BEND = 1e-6  # how close, relative to the size of its input, a neuron is to switching at points that are left out
-PLENTY = 3  # answers per parameter in the fit
-ENOUGH = 1e4  # answers predicted worse than this many times the rounding are asked for
+# How close, relative to the size of its input, a neuron is to switching at points that are left out.
+SWITCH_DISTANCE = 1e-6
+FIT_POINTS_PER_PARAMETER = 3  # answers per parameter in the fit
+UNSETTLED_ROUNDINGS = 1e4  # answers predicted worse than this many times the rounding are asked for
 HEAD = 64  # rows of a pool that are brought up to date together
-AT_ONCE, ROUNDS = 30, 3  # fresh answers asked for at once, and how often
+FRESH_ANSWERS_AT_ONCE, FRESH_ANSWER_ROUNDS = 30, 3  # fresh answers asked for at once, and how often
 # Points around one lie up to so far towards others, as powers of ten of the way there; steps of the fit to them.
-AROUND, STEPS = (-2.0, 0.0), 4
+AROUND, AROUND_FIT_STEPS = (-2.0, 0.0), 4
 
 
 def finish(
@@ -56,7 +57,7 @@ def finish_around(asked: Asked, network: Network, wrong: Float[np.ndarray, "W n"
     if len(network.layers) < 2 + first or parameters(Network(network.layers[first:])) > 2 * LARGE:
         return network
     x = asked.oracle.nearest(around(network, asked.oracle, wrong, rng))
-    return fitted(network, x, asked(x), first=first, steps=STEPS)
+    return fitted(network, x, asked(x), first=first, steps=AROUND_FIT_STEPS)
 
 
 def around(
@@ -65,7 +66,7 @@ def around(
     """Points on the way from usual inputs to those where a network is off: 3 per parameter, or of a large network per
     parameter behind the first layer."""
     behind = parameters(Network(network.layers[int(parameters(network) > LARGE) :]))
-    other = oracle.sample(PLENTY * behind // network.m, rng)
+    other = oracle.sample(FIT_POINTS_PER_PARAMETER * behind // network.m, rng)
     near = wrong[rng.integers(len(wrong), size=len(other))]
     return np.asarray(near + 10 ** rng.uniform(*AROUND, (len(other), 1)) * (other - near))
 
@@ -88,11 +89,13 @@ def settle(
         # A row of zeros is everywhere on its hyperplane: the check will say what such a network is worth.
         return network
     x, y = x[clear], y[clear]
-    chosen = _spread(network, x, PLENTY * parameters(network) // network.m, rng)
+    chosen = _spread(network, x, FIT_POINTS_PER_PARAMETER * parameters(network) // network.m, rng)
     x, y = x[chosen], y[chosen]
-    for _ in range(ROUNDS):
+    for _ in range(FRESH_ANSWER_ROUNDS):
         network = fitted(network, x, y)
-        more = telling(_slopes(network, x, 0), jacobian(network, pool).sum(axis=1), AT_ONCE, ENOUGH)
+        more = telling(
+            _slopes(network, x, 0), jacobian(network, pool).sum(axis=1), FRESH_ANSWERS_AT_ONCE, UNSETTLED_ROUNDINGS
+        )
         if not len(more):
             break
         x, y = np.concatenate([x, pool[more]]), np.concatenate([y, ask(pool[more])])
@@ -122,7 +125,7 @@ def _clear(network: Network, x: Float[np.ndarray, "N n"]) -> Bool[np.ndarray, " 
     for layer in network.layers[:-1]:
         z = layer.affine(h)
         size = np.linalg.norm(layer.weights, axis=1) * (1 + np.linalg.norm(h, axis=1, keepdims=True))
-        clear &= (np.abs(z) > BEND * size).all(axis=1)
+        clear &= (np.abs(z) > SWITCH_DISTANCE * size).all(axis=1)
         h = np.maximum(z, 0)
     return clear
 

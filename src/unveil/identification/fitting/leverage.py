@@ -12,7 +12,7 @@ from unveil.identification.fitting.matrix_free import Factor, back, factor, forw
 from unveil.whitebox.network import Network
 
 # Points looked at for each one that is asked at; points that tell what a typical one tells, at most.
-AMONG, TYPICAL = 4, 8192
+LOOKED_AT_PER_ASKED, TYPICAL = 4, 8192
 
 Counts = Callable[[np.ndarray], np.ndarray]
 
@@ -25,7 +25,7 @@ def telling_most(
     counts: Counts | None = None,
     first: int = 0,
 ) -> Float[np.ndarray, "count n"]:
-    """Points at which answers tell most of a network's weights, from `AMONG` times as many.
+    """Points at which answers tell most of a network's weights, from `LOOKED_AT_PER_ASKED` times as many.
 
     At most inputs few neurons weigh much in the answer, and half of all answers may tell a tenth of what a fit has to
     find; of the rest each then stands alone for some weight, and a fit follows its rounding. Points are drawn in
@@ -48,7 +48,7 @@ def telling_most(
         return np.empty((0, network.n))
     felt = _Felt(network, first, counts)
     kept, keys, typical = np.empty((0, network.n)), np.empty(0), None
-    for _ in range(AMONG):
+    for _ in range(LOOKED_AT_PER_ASKED):
         x = draw(count)
         typical = typical or felt.typical(x[rng.permutation(len(x))[:TYPICAL]])
         # The smallest of these keys are a draw without replacement.

@@ -14,7 +14,7 @@ from unveil.identification.fitting.robust import Robust
 
 RIDGE = 1e-6  # damping of a preconditioner, relative to its mean diagonal
 # Rounds at most in which answers that are far off are told from others, and the gain of the last.
-WEIGHINGS, GAIN = 8, 0.1
+WEIGHINGS, LAST_WEIGHING_GAIN = 8, 0.1
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # weights and biases of each layer
 # Their standard deviations, of the weights of each layer (k, d) or (k, 1), of its biases (k,).
@@ -103,7 +103,7 @@ def measured_output(
     there = squares(out)
     for _ in range(WEIGHINGS):
         robust = Robust.at(there)
-        if not 0 < robust.cost < (1 - GAIN) * deviation:
+        if not 0 < robust.cost < (1 - LAST_WEIGHING_GAIN) * deviation:
             break
         deviation = robust.cost
         pull = deviation / np.maximum(error, 1e-300)

@@ -17,16 +17,17 @@ from unveil.whitebox.network import Layer, Network
 # Weights and bias of one layer.
 AffineMap = tuple[np.ndarray, np.ndarray]
 Weights = list[AffineMap]
-FEW = 2000  # besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at
+# Besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at.
+OUTPUT_FIT_ANSWERS = 2000
 EVERYTHING = 1 << 40  # numbers of questions of which answers are kept that a fit is made to
-FAINT = 1e-7  # neurons with an output weight this small, relative to the largest, are none
+FAINT_OUTPUT_WEIGHT = 1e-7  # neurons with an output weight this small, relative to the largest, are none
 BALANCE = 1e-5  # how well the sides must explain the affine part of a fit, relative to its largest share
 # Share of the squares that stabilizes normal equations; rounds at most, a gain of one so small that it is the last, and
 # rounds then to all digits.
-RIDGE = 1e-15
-ROUNDS, SETTLED, LAST = 40, 1e-5, 3
+OUTPUT_FIT_RIDGE = 1e-15
+OUTPUT_FIT_ROUNDS, OUTPUT_FIT_LAST_GAIN, LAST = 40, 1e-5, 3
 UNEVEN = 10.0  # answers whose rounding is so many times that of the usual one are not fitted
-MOST = 0.6  # a fit that explains fewer of the answers says nothing about the others
+LEAST_SHARE_EXPLAINED = 0.6  # a fit that explains fewer of the answers says nothing about the others
 AS_MANY = 0.99  # of the answers explained with an affine part beside the neurons, so many must be without it as well
 
 
@@ -187,7 +188,7 @@ def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weight
 def _directions(slope: Float[np.ndarray, "m d"]) -> tuple[Float[np.ndarray, "r d"], Float[np.ndarray, "m r"]]:
     """Orthonormal directions v and what is sent on of each: `sent @ v` is the slope, but for roundings."""
     u, s, v = np.linalg.svd(slope, full_matrices=False)
-    keep = s > FAINT * max(float(s.max(initial=0)), 1e-300)
+    keep = s > FAINT_OUTPUT_WEIGHT * max(float(s.max(initial=0)), 1e-300)
     return v[keep], (u * s)[:, keep]
 
 
@@ -202,8 +203,8 @@ def agreement(
     most = max(float(np.abs(y).max()), 1e-300)
     scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
     A, weight, least = F / scale, np.ones((len(y), 1)), np.inf
-    ridge = RIDGE * np.eye(F.shape[1])
-    for number in range(ROUNDS):
+    ridge = OUTPUT_FIT_RIDGE * np.eye(F.shape[1])
+    for number in range(OUTPUT_FIT_ROUNDS):
         # Which points agree needs half the digits: normal equations have these, at a tenth of the time.
         G = A * weight
         solution = np.linalg.solve(G.T @ G + ridge * float((G**2).sum()), G.T @ (y * weight))
@@ -212,7 +213,7 @@ def agreement(
             solution = np.linalg.lstsq(A, y, rcond=1e-13)[0]
             return solution / scale[:, None], np.abs(A @ solution - y).max(axis=1) / most
         weight = np.maximum(off, 1e-10)[:, None] ** -0.5
-        if off.sum() > (1 - SETTLED) * least:
+        if off.sum() > (1 - OUTPUT_FIT_LAST_GAIN) * least:
             break
         least = min(least, float(off.sum()))
     for _ in range(LAST):
@@ -312,13 +313,13 @@ def explain(unsigned: Unsigned, asked: Asked, size: float, fine: float) -> tuple
     best: tuple[Unsigned, np.ndarray, np.ndarray] | None = None
     while True:
         F = unsigned.features(x) * weight
-        some = np.linspace(0, len(x) - 1, min(len(x), FEW + 10 * F.shape[1])).astype(int)
+        some = np.linspace(0, len(x) - 1, min(len(x), OUTPUT_FIT_ANSWERS + 10 * F.shape[1])).astype(int)
         solution, _ = agreement(F[some], (y * weight)[some], fine)
         fits = np.abs(F @ solution - y * weight).max(axis=1) < fine * most
         if best is not None and fits.sum() <= best[2].sum():
             return best
         best = (unsigned, solution, fits)
-        if unsigned.known.all() or fits.mean() < MOST:
+        if unsigned.known.all() or fits.mean() < LEAST_SHARE_EXPLAINED:
             return best
         unsigned = unsigned.corrected(unsigned.loose(F[fits]), solution)
 
@@ -339,7 +340,7 @@ def ending(
     x, y = asked.all()
     x, y, weight = x[fits], y[fits], in_proportion(x[fits], size)
     strong = np.abs(solution[: len(unsigned.rows)]).max(axis=1)
-    unsigned, solution = unsigned.only(strong > FAINT * strong.max(), solution)
+    unsigned, solution = unsigned.only(strong > FAINT_OUTPUT_WEIGHT * strong.max(), solution)
     k = len(unsigned.rows)
     F = unsigned.features(x) * weight
     told = unsigned.sided(F, solution)
@@ -374,7 +375,7 @@ def ending_of_most(
     x, y = asked.all()
     weight = in_proportion(x, size)
     strong = np.abs(solution[: len(unsigned.rows)]).max(axis=1)
-    unsigned, solution = unsigned.only(strong > FAINT * strong.max(), solution)
+    unsigned, solution = unsigned.only(strong > FAINT_OUTPUT_WEIGHT * strong.max(), solution)
     h, F = after(unsigned.layers, x), unsigned.features(x) * weight
     told = unsigned.sided(F, solution)
     options = [] if told is None else [(told[0] * told[1][:, None], unsigned.bias * told[1], False)]

@@ -12,12 +12,12 @@ from unveil.whitebox.network import Layer, Network
 # Chi squared, per parameter of its own, that a neuron without effect explains of noise (known to a factor of two).
 _CHANCE = 4.0
 # Unit rows, biases included, that differ less are one neuron's; it may leave so many times what both left.
-ALIKE, NEARLY_ALIKE, AS_WELL = 1e-6, 1e-4, 3.0
+SAME_ROW_DIFFERENCE, NEARLY_ALIKE, PRUNED_ERROR_FACTOR = 1e-6, 1e-4, 3.0
 WORTH_A_LOOK = 1e-3
 # A neuron of the last hidden layer is taken out on trial where its largest effect is a smaller share of the answers and
 # it was active at so many points at least, which then tell whether it is needed; or where its weights are by so much
 # smaller than the others'.
-WEAK, SEEN, FAINT = 1e-3, 5, 1e-7
+WEAK_NEURON_EFFECT, SEEN, FAINT_NEURON_WEIGHTS = 1e-3, 5, 1e-7
 ROUGHLY = 1e-5  # a network further than this from the answers will not settle to their last digits
 # A neuron that sends on less than this share of what the most heard one of its layer does sends nothing.
 SILENT = 1e-12
@@ -78,7 +78,7 @@ def without_silent(network: Network, error: Callable[[Network], float], fine: fl
         keep = sent > SILENT * sent.max()
         if keep.any() and not keep.all():
             found = with_only(found, depth, keep)
-    return found if found is network or error(found) <= max(fine, AS_WELL * error(network)) else network
+    return found if found is network or error(found) <= max(fine, PRUNED_ERROR_FACTOR * error(network)) else network
 
 
 def without_twins(
@@ -107,7 +107,9 @@ def without_twins(
     joined: set[int] = set()
     for i in range(len(unit)):
         other = [j for j in keep if worth[i, j]]
-        near = np.linalg.norm(unit[other] - unit[i], axis=1) < (ALIKE if settled is None else NEARLY_ALIKE)
+        near = np.linalg.norm(unit[other] - unit[i], axis=1) < (
+            SAME_ROW_DIFFERENCE if settled is None else NEARLY_ALIKE
+        )
         same = [other[j] for j in np.flatnonzero(near)]
         if same:
             # What both do together is what their mean does, by how much of it each does.
@@ -132,7 +134,7 @@ def without_twins(
     )
     found = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
     found = found if settled is None else settled(found)
-    return found if error(found) <= max(fine, AS_WELL * error(network)) else network
+    return found if error(found) <= max(fine, PRUNED_ERROR_FACTOR * error(network)) else network
 
 
 def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
@@ -160,14 +162,14 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
         values = np.asarray(Network(network.layers[:-1])(x))
         effect = (np.abs(values) * weight).max(axis=0) * np.abs(last.dense()).max(axis=0)
         strength = np.linalg.norm(hidden.dense(), axis=1) * np.linalg.norm(last.dense(), axis=0)
-        told = ((values > 0).sum(axis=0) >= SEEN) | (strength < FAINT * np.median(strength))
-        weak = np.flatnonzero(told & (effect < WEAK * largest))
+        told = ((values > 0).sum(axis=0) >= SEEN) | (strength < FAINT_NEURON_WEIGHTS * np.median(strength))
+        weak = np.flatnonzero(told & (effect < WEAK_NEURON_EFFECT * largest))
         for i in weak[np.argsort(effect[weak])][:_TRIES]:
             keep = np.delete(np.arange(hidden.neurons), i)
             F = np.concatenate([values[:, keep], np.ones((len(x), 1))], axis=1)
             out = np.linalg.lstsq(F * weight, y * weight, rcond=None)[0]
             trial = with_only(network, len(network.layers) - 2, keep, Layer(out[:-1].T, out[-1], last.activation))
-            if error(trial) < ROUGHLY and error(trial := settled(trial)) <= max(fine, AS_WELL * best):
+            if error(trial) < ROUGHLY and error(trial := settled(trial)) <= max(fine, PRUNED_ERROR_FACTOR * best):
                 network = trial
                 break
         else:

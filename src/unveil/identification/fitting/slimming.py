@@ -15,21 +15,21 @@ from unveil.whitebox.network import Layer, Network
 
 # Neurons go if without them, after fitting, the answers are explained as well up to this factor, or to so
 # many times their noise.
-AS_WELL, JUST_AS_WELL, SLACK = 1.5, 1.2, 10.0
+SLIMMED_ERROR_FACTOR, JUST_AS_WELL, SLACK = 1.5, 1.2, 10.0
 # Rounds of fitting after some were taken out, as long as each gains; neurons tried one by one before it ends, those
 # that are missed least.
-ROUNDS, TRIES = 6, 6
-AT_ONCE = 0.25  # share of all neurons that are taken out at once, to begin with
+SLIMMING_ROUNDS, ONE_BY_ONE_TRIES = 6, 6
+REMOVED_AT_ONCE = 0.25  # share of all neurons that are taken out at once, to begin with
 # Points from which it is told how much the answers feel of a neuron; smallest eigenvalue that counts, of the largest.
-POINTS, SMALL = 512, 1e-13
+EFFECT_POINTS, SMALL = 512, 1e-13
 
 # A neuron is needed if what it alone does is so many times the error left; and if not nearly all of it can be done by
 # others: a part in so many (squared) must be its own.
-NEEDED, ALONE = 10.0, 1e3
+NEEDED, LARGEST_INFLATION = 10.0, 1e3
 
 REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
-HEARD = 1e-6  # share of what the most heard neuron of a layer sends on below which one is tried without
-LARGEST = 1e150  # numbers whose squares are still numbers
+FAINTLY_HEARD_SHARE = 1e-6  # share of what the most heard neuron of a layer sends on below which one is tried without
+SQUARABLE_SIZE = 1e150  # numbers whose squares are still numbers
 UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
 
 Fit = Callable[[Network], Network]
@@ -43,7 +43,7 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
     y: Float[np.ndarray, "N m"],
     floor: float,
     fit: Fit,
-    as_well: float = AS_WELL,
+    as_well: float = SLIMMED_ERROR_FACTOR,
     counts: Counts = 1.0,
     holds: Holds = lambda _: True,
 ) -> Network:
@@ -63,13 +63,13 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
     while depth > 0:
         trial = _fitted_well(_shallower(network, depth, x), told, enough, fit, holds)
         network, depth = network if trial is None else trial, depth - 1
-    count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
+    count = max(1, int(REMOVED_AT_ONCE * sum(network.widths[:-1])))
     # Which neurons of the network as it is now each layer has; those that were missed are not tried again.
     stay, needed = [np.arange(layer.neurons) for layer in network.layers[:-1]], set[tuple[int, int]]()
     while _bounded(network, x):
         order = _order(network, x)
         free = [(depth, neuron) for depth, neuron in order if (depth, int(stay[depth][neuron])) not in needed]
-        if not set(free) & set(order[:TRIES]):
+        if not set(free) & set(order[:ONE_BY_ONE_TRIES]):
             return network
         gone = free[:count]
         trial = _fitted_well(_without(network, gone, x), told, enough, fit, holds)
@@ -111,7 +111,7 @@ def without_surplus(
 
 def _bounded(network: Network, x: Float[np.ndarray, "N n"]) -> bool:
     """Whether what neurons see has squares that are numbers: of a fit that exploded nothing is taken out."""
-    return all(bool((np.abs(z) < LARGEST).all()) for z in network.preactivations(x))
+    return all(bool((np.abs(z) < SQUARABLE_SIZE).all()) for z in network.preactivations(x))
 
 
 def _hardly_heard(network: Network, x: Float[np.ndarray, "N n"]) -> bool:
@@ -119,7 +119,7 @@ def _hardly_heard(network: Network, x: Float[np.ndarray, "N n"]) -> bool:
     for depth in range(len(network.layers) - 1):
         h = Network(network.layers[: depth + 1])(x)
         sent = h.std(axis=0) * np.linalg.norm(network.layers[depth + 1].dense(), axis=0)
-        if (sent < HEARD * sent.max(initial=0.0)).any():
+        if (sent < FAINTLY_HEARD_SHARE * sent.max(initial=0.0)).any():
             return True
     return False
 
@@ -147,9 +147,9 @@ def all_needed(
         gram = (own / size).T @ (own / size) / len(x)
         values, vectors = np.linalg.eigh(gram)
         inverse = (vectors**2 / np.maximum(values, SMALL * values[-1])).sum(axis=1)
-        felt = _felt(network, depth + 1, x[:POINTS])
+        felt = _felt(network, depth + 1, x[:EFFECT_POINTS])
         sent = np.linalg.norm(network.layers[depth + 1].dense() * felt[:, None], axis=0)
-        if (sent * size / np.sqrt(inverse) < NEEDED * error).any() or (inverse > ALONE).any():
+        if (sent * size / np.sqrt(inverse) < NEEDED * error).any() or (inverse > LARGEST_INFLATION).any():
             return False
     return True
 
@@ -162,7 +162,7 @@ def _fitted_well(
     holds: Holds,
 ) -> Network | None:
     """The network after fitting, if it explains the answers well enough."""
-    for _ in range(ROUNDS):
+    for _ in range(SLIMMING_ROUNDS):
         before = rms(network, *told)
         if before <= enough and holds(network):
             return network
@@ -177,7 +177,7 @@ def _order(network: Network, x: Float[np.ndarray, "N n"]) -> list[tuple[int, int
     found: list[tuple[float, int, int]] = []
     for depth in range(len(network.layers) - 1):
         h = Network(network.layers[: depth + 1])(x)
-        felt = _felt(network, depth + 1, x[:POINTS])
+        felt = _felt(network, depth + 1, x[:EFFECT_POINTS])
         missed = _missed(network.layers[depth + 1].dense() * felt[:, None], h)
         worst = 0.0
         for neuron, much in missed:

@@ -15,10 +15,11 @@ from unveil.whitebox.network import Layer, Network
 
 BATCH, FEWEST_BATCHES = 256, 20  # answers in each, and batches below which a training is not worth it
 RATE = 3e-3
-FAINT = 1e-3  # directions of the outputs that vary less than this share of the most varying one count less
-NEAR = 0.3  # inputs shorter than this share of the usual length count no more
+# Directions of the outputs that vary less than this share of the most varying one count less.
+FAINT_OUTPUT_DIRECTION = 1e-3
+SHORT_INPUT_LENGTH = 0.3  # inputs shorter than this share of the usual length count no more
 # Batches: four per parameter within these limits, and as far as the numbers multiplied allow.
-STEPS = (4000, 20_000)
+TRAINING_BATCH_LIMITS = (4000, 20_000)
 WORK = 1e8
 WARM = 0.02  # share of the batches in which the rate rises
 # Momenta of the first and the second kind, and what keeps a division finite.
@@ -89,10 +90,10 @@ def train(  # noqa: PLR0913 - tolerances of a fit, by name
         # What tells classes apart may be small beside what moves all outputs together: every direction counts as much.
         middle = y.mean(axis=0)
         _, spread, turn = np.linalg.svd((y - middle) / np.sqrt(len(y)), full_matrices=False)
-        spread = np.maximum(spread, max(FAINT * spread[0], 1e-300))
+        spread = np.maximum(spread, max(FAINT_OUTPUT_DIRECTION * spread[0], 1e-300))
     # Answers grow with the inputs; those near the middle are to be as right in proportion.
     length = np.linalg.norm(x, axis=1)
-    weight = (1 / (length / max(float(np.median(length)), 1e-300) + NEAR))[:, None] ** 2
+    weight = (1 / (length / max(float(np.median(length)), 1e-300) + SHORT_INPUT_LENGTH))[:, None] ** 2
     # Outputs are turned, so that what an answer counts for is a number for all of them.
     weight = (
         np.ones_like(weight) if classes else weight * np.mean(np.broadcast_to(counts, y.shape) ** 2, axis=1)[:, None]
@@ -104,7 +105,7 @@ def train(  # noqa: PLR0913 - tolerances of a fit, by name
     blocks = [np.concatenate([w, b[:, None]], axis=1).astype(np.float32) for w, b in tail]
     if steps is None:
         count = parameters(Network(network.layers[first:]))
-        steps = int(min(np.clip(4 * count, *STEPS), WORK / count))
+        steps = int(min(np.clip(4 * count, *TRAINING_BATCH_LIMITS), WORK / count))
     turned = [Turned(block.shape) for block in blocks]
     for step in range(1, steps + 1):
         rows = rng.integers(len(h), size=batch)

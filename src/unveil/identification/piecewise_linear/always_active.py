@@ -11,9 +11,9 @@ from unveil.identification.piecewise_linear.roomy_places import least
 from unveil.whitebox.network import Layer, Network
 
 # How far out is looked, in typical inputs, and what shares of it are asked about and how far beside.
-REACH, SHARES, BESIDE = 100.0, (1.0, 0.8, 0.6, 0.4), (0.0, 1e-3, 1e-2)
+SWITCH_REACH, SWITCH_SHARES, SWITCH_ASIDE = 100.0, (1.0, 0.8, 0.6, 0.4), (0.0, 1e-3, 1e-2)
 # Biases that answers tell may differ by this share of what the neuron sees there; so many must agree.
-AGREE, LEAST = 1e-6, 2
+SAME_BIAS_DIFFERENCE, AGREEING_BIASES = 1e-6, 2
 
 
 def with_switches(
@@ -45,7 +45,7 @@ def _single(network: Network, i: int, j: int, x: Float[np.ndarray, "N n"]) -> Ne
     *before, hidden, last = network.layers
     w, b, v = hidden.dense(), hidden.bias, last.dense()
     longer = float(np.linalg.norm(w[j]) / np.linalg.norm(w[i]))
-    if np.abs(v[:, i] + longer * v[:, j]).max() > AGREE * np.abs(v[:, i]).max():
+    if np.abs(v[:, i] + longer * v[:, j]).max() > SAME_BIAS_DIFFERENCE * np.abs(v[:, i]).max():
         return None
     keep = np.arange(len(b)) != j
     seen = Network(tuple(before))(x) @ w[i]
@@ -62,21 +62,21 @@ def _switched(network: Network, i: int, sign: float, ask: Ask, size: float, rng:
     """The network with another bias of neuron i, and its other side where `sign` is -1; None if it does not switch."""
     *before, hidden, last = network.layers
     row, bias, out = (sign * each for each in (hidden.dense()[i], hidden.bias[i], last.dense()[:, i]))
-    where = least([(layer.dense(), layer.bias) for layer in before], row, REACH * size)
+    where = least([(layer.dense(), layer.bias) for layer in before], row, SWITCH_REACH * size)
     if where is None:
         return None
-    beside = rng.standard_normal((len(BESIDE), network.n)) * np.linalg.norm(where) / np.sqrt(network.n)
-    x = np.concatenate([share * (where + np.array(BESIDE)[:, None] * beside) for share in SHARES])
+    beside = rng.standard_normal((len(SWITCH_ASIDE), network.n)) * np.linalg.norm(where) / np.sqrt(network.n)
+    x = np.concatenate([share * (where + np.array(SWITCH_ASIDE)[:, None] * beside) for share in SWITCH_SHARES])
     seen = Network(tuple(before))(x) @ row
     # As if it were active here too.
     y, told = ask(x), network(x) + np.minimum(sign * (seen + bias), 0)[:, None] * (sign * out)
-    off, allowed = y - told, AGREE * np.abs(out).max() * np.abs(seen)
+    off, allowed = y - told, SAME_BIAS_DIFFERENCE * np.abs(out).max() * np.abs(seen)
     # What it adds where it is off: -out (row h + its bias).
     bent = np.abs(off).max(axis=1) > allowed
     shift = -(off @ out) / (out @ out) - seen
     middle = float(np.median(shift[bent])) if bent.any() else 0.0
-    suits = bent & (np.abs(shift - middle) < AGREE * np.abs(seen)) & (seen + middle < 0)
-    if suits.sum() < LEAST:
+    suits = bent & (np.abs(shift - middle) < SAME_BIAS_DIFFERENCE * np.abs(seen)) & (seen + middle < 0)
+    if suits.sum() < AGREEING_BIASES:
         return None
     w, b, v = hidden.dense().copy(), hidden.bias.copy(), last.dense().copy()
     w[i], b[i], v[:, i] = row, middle, out

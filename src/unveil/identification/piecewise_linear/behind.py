@@ -22,8 +22,8 @@ from unveil.identification.piecewise_linear.probe import Probe
 
 # By whether answers are exact: within so many deviations, and this distance relative to 1 + |x|, a breakpoint is a
 # known neuron's. Where many neurons lie close together a wide distance hides others; of few digits more are met anyway.
-SIGMAS, SAME = {True: AGREES, False: 6.0}, {True: SAME_PLACE, False: 1e-5}
-VAGUE = 0.1  # where normals with larger errors are expected none is measured
+SIGMAS, EXPLAINED_DISTANCE = {True: AGREES, False: 6.0}, {True: SAME_PLACE, False: 1e-5}
+MEASURABLE_NORMAL_ERROR = 0.1  # where normals with larger errors are expected none is measured
 
 # Lines as `line_search` takes them: base, direction, low, high.
 Lines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -60,7 +60,7 @@ class Behind:
     ) -> Bool[np.ndarray, " N"]:
         """Which of these breakpoints, known to within a width, are the layers' or these neurons' behind them."""
         near = SIGMAS[self.noise.exact]
-        slack = SAME[self.noise.exact] * (1 + np.linalg.norm(x, axis=1)) + width
+        slack = EXPLAINED_DISTANCE[self.noise.exact] * (1 + np.linalg.norm(x, axis=1)) + width
         out = np.zeros(len(x), dtype=bool)
         if not len(x):
             return out
@@ -87,7 +87,7 @@ class Behind:
         for line in found:
             width = 3 * line.width * np.linalg.norm(line.direction)
             wanted = ~self.explained(line.points, width, neurons)
-            wanted &= expected_error(self.frame, line, self.noise) < VAGUE
+            wanted &= expected_error(self.frame, line, self.noise) < MEASURABLE_NORMAL_ERROR
             met = measure_normals(self.probe, self.layers, line, np.flatnonzero(wanted))
             points += met.points
             stations += met.stations

@@ -30,10 +30,10 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, sharper_rows
-from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
+from unveil.identification.piecewise_linear.second_layer import LEAST_ROUGH_ERROR, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.sharpening import sharpened, unmix, worst_sharpened
 from unveil.identification.piecewise_linear.sign_recovery import dependent, too_many
-from unveil.identification.piecewise_linear.traced_layers import FEW, first_sums, trace_layers
+from unveil.identification.piecewise_linear.traced_layers import MISSING_POINTS_SHARE, first_sums, trace_layers
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
 from unveil.whitebox.network import Network
 
@@ -42,21 +42,21 @@ from unveil.whitebox.network import Network
 MANY_NEURONS = 16
 # Of few digits: neurons of the first layer up to which hyperplanes behind it are followed one by one; share of what the
 # budget leaves that may be spent on that.
-FOLLOWED, PATIENCE = 128, 0.8
+FOLLOWED, FOLLOWING_BUDGET_SHARE = 128, 0.8
 # So many breakpoints behind a first layer wider than its input are those of many layers where fewer than this share of
 # them are on hyperplanes of second-layer neurons that were followed.
 FOREIGN, FEW_ON = 500, 0.2
 # Rows with larger errors are measured again by breakpoints as long as neurons are looked for.
-VAGUE = 1e-3
+VAGUE_ROW_ERROR = 1e-3
 # With rows further off than this answers seem to change for a missing neuron's sake: they are measured once more.
 LEAKY = 2e-3
 # A region where all neurons are active begins so many errors of their rows, at inputs so many times as large as usual
 # ones, inside.
-FURTHER, SAFE = 4.0, 3.0
+REGION_MARGIN_ERRORS, SAFE = 4.0, 3.0
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
-AGAIN, FEW_LINES = 3, 4
-PER_NEURON, SPARE = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
-TURNS, STEPS = 2, 24  # fits of all weights at the end, and steps of each, at most
+MISSING_ROUNDS, FEW_LINES = 3, 4
+PER_NEURON, SPARE_ANSWERS = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
+FINAL_FITS, FINAL_FIT_STEPS = 2, 24  # fits of all weights at the end, and steps of each, at most
 PER_WEIGHT = 100  # answers per weight of a neuron of which one in a hundred inputs may tell
 
 
@@ -104,13 +104,13 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     if few and len(found) >= MANY_NEURONS and not dependent(found.rows).any():
         state, given, stations = _where_all_are_active(setup, state, layer)
         yield state
-    if state.whole or state.error < (ROUGH if setup.inputs else setup.fine):
+    if state.whole or state.error < (LEAST_ROUGH_ERROR if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
     begun = Deeper.begun(setup, first.frame, layer, found, given, stations)
     if _fitted_later(setup, first):
         # Errors that a fit of all weights takes away later need not be read away.
-        begun = replace(begun, fine=ROUGH)
+        begun = replace(begun, fine=LEAST_ROUGH_ERROR)
     for now in _deeper_states(setup, state, begun):
         yield now
     if now.spent and now.network is None and few and state.frame.free:
@@ -185,7 +185,7 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     state = state.with_found(found).counted().left_behind(layer)
     if len(state.layers) == 1 and frame.d > BY_POINTS:
         # Rows are off by so much where the region begins.
-        off = found.straight.error * FURTHER * setup.size / np.sqrt(frame.d)
+        off = found.straight.error * REGION_MARGIN_ERRORS * setup.size / np.sqrt(frame.d)
         state = replace(state, frame=state.frame.smaller(SAFE * off * np.linalg.norm(layer[0], axis=1)))
     yield state
     if lacks:
@@ -201,7 +201,7 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     probe, positive, usual = first_sums(setup.probe, state.frame, error)
     ledger, before = setup.oracle.ledger, state
     # Something must be left for a network to look at.
-    last = ledger.asked + PATIENCE * ledger.left
+    last = ledger.asked + FOLLOWING_BUDGET_SHARE * ledger.left
     ends = False
     most = setup.most_layers - 1
     for traced in trace_layers(probe, positive, usual, error, most, lambda: ledger.asked > last):
@@ -212,7 +212,7 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
         why = tuple(
             f"Layer {depth} lacks neurons: at {share:.0%} of usual inputs the answers change where it does not."
             for depth, share in enumerate(traced.lacking, len(before.layers) + 1)
-            if share > FEW
+            if share > MISSING_POINTS_SHARE
         )
         state = replace(
             before, layers=layers, partial=traced.unknown, told=(*before.told, *told), why=(*before.why, *why)
@@ -254,10 +254,10 @@ def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np
 
 def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFound, AffineMap, bool]:
     """The layer as all derivatives tell it, with neurons that only sharp rows show, and whether some are missing still.
-    Queries: those of `missing`, of `sharpened` for rows that are further off than `LEAKY`, and of `AGAIN` times
-    `FEW_LINES` lines at most."""
+    Queries: those of `missing`, of `sharpened` for rows that are further off than `LEAKY`, and of `MISSING_ROUNDS`
+    times `FEW_LINES` lines at most."""
     by_points, had = frame.free and frame.d > BY_POINTS, 0
-    for number in range(AGAIN + 1):
+    for number in range(MISSING_ROUNDS + 1):
         if by_points:
             found = _told_by_points(setup, frame, found, had)
             layer, had = turned(frame, found), len(found)
@@ -269,7 +269,7 @@ def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) ->
                 layer = turned(frame, found)
         if not missing(setup.probe, frame, found):
             return found, layer, False
-        if number == AGAIN:
+        if number == MISSING_ROUNDS:
             break
         steps = layer_steps(setup.probe, frame, far=setup.far, most_lines=FEW_LINES, found=found, sure=True)
         more = finished(steps)
@@ -297,11 +297,11 @@ def _told_by_points(setup: Setup, frame: Frame, found: LayerFound, known: int) -
     ones that are met at fresh places. Queries: twice those of `sharper_rows` at most, and those of `confirm`."""
     straight, new = found.straight, np.arange(len(found)) >= known
     for _ in range(2):
-        vague = np.flatnonzero(new | (straight.error > VAGUE))
+        vague = np.flatnonzero(new | (straight.error > VAGUE_ROW_ERROR))
         sharp = sharper_rows(setup.probe, frame, straight[vague])
         straight = straight.replaced({int(i): sharp[np.array([j])] for j, i in enumerate(vague)})
         new = np.zeros_like(new)
-    looked = np.flatnonzero((np.arange(len(found)) >= known) | (straight.error > VAGUE))
+    looked = np.flatnonzero((np.arange(len(found)) >= known) | (straight.error > VAGUE_ROW_ERROR))
     kept = np.ones(len(straight), dtype=bool)
     others = Hyperplanes.joined([straight, found.bent])
     kept[looked] = confirm(setup.probe, frame, straight[looked], others).there
@@ -309,16 +309,17 @@ def _told_by_points(setup: Setup, frame: Frame, found: LayerFound, known: int) -
 
 
 def _ended(setup: Setup, state: Reading) -> Reading:
-    """The output layer behind those read, and a fit of all of them; whether that explains the answers. Queries: `RATIO`
-    per parameter, fewer with several outputs, and as many again at most to meet every neuron on either side."""
+    """The output layer behind those read, and a fit of all of them; whether that explains the answers. Queries:
+    `ANSWERS_PER_PARAMETER`, fewer with several outputs, and as many again at most to meet every neuron on either
+    side."""
     probe, layers = setup.probe, list(state.layers)
     k = len(layers[-1][1])
-    x, y = fresh(setup, state, PER_NEURON * k + SPARE)
+    x, y = fresh(setup, state, PER_NEURON * k + SPARE_ANSWERS)
     F = np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1)
     out = weighted_output(F, y, probe.noise.counts(x, y)[0])
     network = Network.from_weights([*layers, (out[:k].T, out[k])], shape=setup.oracle.shape)
     x, y = fresh_on_both_sides(setup, state, network)
-    for turn in range(TURNS):
+    for turn in range(FINAL_FITS):
         # What errors of rows hide at first shows once all weights were fitted.
         lacked = with_rare(layers, x, y, partial(_kept, setup, state), probe.rng)
         if lacked is not layers:
@@ -328,7 +329,7 @@ def _ended(setup: Setup, state: Reading) -> Reading:
         elif turn:
             break
         counts, sigma = probe.noise.counts(x, y)
-        network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, steps=STEPS)
+        network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, steps=FINAL_FIT_STEPS)
         layers = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
     # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
     smaller = without_idle(network, x, probe.noise.at(x, y))

@@ -26,7 +26,7 @@ from unveil.identification.piecewise_linear.output_behind import (
     BESIDES,
     BETTER,
     CONVINCING,
-    FITS,
+    OUTPUT_MISFIT_SIGMAS,
     Output,
     most_wrong,
     output_behind,
@@ -38,17 +38,18 @@ from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sign_recovery import by_share, by_sparsity, weakest_turned
 from unveil.whitebox.network import Network
 
-SAME = 1e-7  # rows that differ less are multiples of each other
+PARALLEL_ROW_DIFFERENCE = 1e-7  # rows that differ less are multiples of each other
 # What the signs of a one-layer network's rows, and those of a deeper layer's, may leave of a derivative.
 BALANCED, SPARSE = 1e-7, 1e-8
 # Share of the answers' spread that the coarse rows may leave for the fit to be tried; where there are so many bent
 # hyperplanes per straight one that another layer seems to lie behind.
 PROMISING, DEEPER = 0.3, 0.2
-OFTEN = 3.0  # points on either side of a first-layer neuron, per input and output
+SIDE_POINTS = 3.0  # points on either side of a first-layer neuron, per input and output
 WRONG = 4  # points at once towards which lines are laid
 # How many of its expected errors a fit that leaves something may move a row, and the least error of one.
-FREE, LEAST = 6.0, 1e-7
-HALF = 0.5  # signs of the weakest neuron are the other way round where that leaves less than this share of the error
+ROW_MOVE_ERRORS, LEAST_ROW_ERROR = 6.0, 1e-7
+# Signs of the weakest neuron are the other way round where that leaves less than this share of the error.
+TURNED_ERROR = 0.5
 MANY_WEIGHTS = 4  # steps of a fit that moves a first layer of so many weights that each takes a minute
 STEADY = 0.1  # errors of a step of the fit that end it, in standard deviations of an answer
 
@@ -129,7 +130,7 @@ def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
     if state.layers:
         x, y = fresh_on_both_sides(setup, state, network)
     else:
-        x, y = fresh(setup, state, answers_for(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
+        x, y = fresh(setup, state, answers_for(network), layer, int(SIDE_POINTS * (setup.oracle.n + 2) / m) + BESIDES)
     counts, sigma = setup.probe.noise.counts(x, y)
     errors = _errors(state, network) if state.layers else None
     if errors is not None:
@@ -141,12 +142,12 @@ def _on_fresh(setup: Setup, state: Reading, lines: bool) -> Reading:
     network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts, first=state.settled_layers)
     if state.layers:
         return _fitted(state, found, network, lacking=False)
-    if not more and rms > FITS * sigma:
+    if not more and rms > OUTPUT_MISFIT_SIGMAS * sigma:
         # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
         other, less, *_ = fit(weakest_turned(network), x, y, noise=STEADY * sigma, counts=counts)
-        if less < HALF * rms:
+        if less < TURNED_ERROR * rms:
             network, rms = other, less
-    fits = rms <= FITS * sigma
+    fits = rms <= OUTPUT_MISFIT_SIGMAS * sigma
     if rms > CONVINCING * max(weighted_spread(y, counts), sigma) and _all_met(setup, state):
         # So few hyperplanes bent that they could have been the layer's; but what it lacks must lie behind it.
         return replace(state, whole=False, lacking=False, wrong=state.wrong[:0])
@@ -178,7 +179,7 @@ def _fitted(state: Reading, found: LayerFound, network: Network, *, lacking: boo
 
 def _errors(state: Reading, network: Network) -> Errors | None:
     """Standard deviations of all weights and biases of a network that ends behind the second layer, as they were
-    measured: `FREE` times the errors expected, infinite where nothing was. None of other networks."""
+    measured: `ROW_MOVE_ERRORS` times the errors expected, infinite where nothing was. None of other networks."""
     first, planes = state.first, state.found.straight
     if len(state.layers) != 1 or first is None or len(first) != network.layers[0].neurons:
         return None
@@ -189,7 +190,7 @@ def _errors(state: Reading, network: Network) -> Errors | None:
         (np.append(w, free[:, None], axis=0), np.append(b, free)),
         (np.tile(np.append(out, free), (network.m, 1)), np.full(network.m, np.inf)),
     ]
-    return [(FREE * w, FREE * b) for w, b in every]
+    return [(ROW_MOVE_ERRORS * w, ROW_MOVE_ERRORS * b) for w, b in every]
 
 
 def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> LayerFound:
@@ -197,11 +198,11 @@ def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> L
     layer, last, k, old = network.layers[0], network.layers[-1], len(found), found.straight
     size = np.maximum(np.linalg.norm(layer.weights[:k], axis=1), 1e-300)
     rows, bias, jump = layer.weights[:k] / size[:, None], layer.bias[:k] / size, (last.weights[:, :k] * size).T
-    error = np.maximum(rms / np.maximum(np.linalg.norm(jump, axis=1), 1e-300), LEAST)
+    error = np.maximum(rms / np.maximum(np.linalg.norm(jump, axis=1), 1e-300), LEAST_ROW_ERROR)
     # Where neurons are missing the others are drawn towards what these lack: further than a row's own error is no
     # sharpening.
     turn = np.sign(np.einsum("kd,kd->k", rows, old.rows))
-    near = np.linalg.norm(turn[:, None] * rows - old.rows, axis=1) <= FREE * old.error
+    near = np.linalg.norm(turn[:, None] * rows - old.rows, axis=1) <= ROW_MOVE_ERRORS * old.error
     better = near | fits
     kept = better[:, None]
     return found.with_rows(
@@ -249,6 +250,6 @@ def _distinct(rows: Float[np.ndarray, "B d"]) -> np.ndarray:
     """Indices of rows that are not a multiple of an earlier one."""
     keep: list[int] = []
     for i, row in enumerate(rows):
-        if all(1 - abs(row @ rows[j]) > SAME for j in keep):
+        if all(1 - abs(row @ rows[j]) > PARALLEL_ROW_DIFFERENCE for j in keep):
             keep.append(i)
     return np.array(keep, dtype=int)

@@ -13,8 +13,8 @@ from unveil.identification.piecewise_linear.probe import Probe
 
 # What a step along which no neuron moves may change, relative to other steps: so many times what rows are off, at least
 # and at most. So many times that far beside, at most, it is looked again, relative to a point.
-LEAK, LEAST, LOUD, BESIDE, NEARBY = 100.0, 1e-6, 0.02, 30.0, 0.03
-NEAR = 0.1  # the longest of these steps relative to its point: where it leads is as usual as where it starts
+LEAK, LEAST_LEAK, LOUD, ASIDE_ERRORS, NEARBY = 100.0, 1e-6, 0.02, 30.0, 0.03
+STILL_STEP = 0.1  # the longest of these steps relative to its point: where it leads is as usual as where it starts
 
 
 def leaks(
@@ -28,7 +28,7 @@ def leaks(
     """
     quiet, changing = steady(probe, layers, layer, pool, count, doubt)
     wrong = pool[changing]
-    size = min(BESIDE * doubt, NEARBY) * np.linalg.norm(wrong, axis=1, keepdims=True) / np.sqrt(pool.shape[1])
+    size = min(ASIDE_ERRORS * doubt, NEARBY) * np.linalg.norm(wrong, axis=1, keepdims=True) / np.sqrt(pool.shape[1])
     beside = wrong + size * probe.rng.standard_normal(wrong.shape)
     return pool[quiet], beside[steady(probe, layers, layer, beside, count, doubt)[1]]
 
@@ -49,7 +49,7 @@ def steady(
     y = probe.ask(np.concatenate([x, x + step, x + other])).reshape(3, len(x), -1)
     change, usual = (np.linalg.norm(each - y[0], axis=1) for each in y[1:])
     noise = AGREE * np.linalg.norm(probe.noise.at(x, y[0]), axis=1)
-    allowed = float(np.clip(LEAK * doubt, LEAST, LOUD)) * usual
+    allowed = float(np.clip(LEAK * doubt, LEAST_LEAK, LOUD)) * usual
     wrong = change > allowed + noise
     return there[~wrong & (allowed > noise)], there[wrong]
 
@@ -73,7 +73,9 @@ def _still(
         # Not so far that a known neuron switches.
         rate = W @ J @ v
         with np.errstate(divide="ignore"):
-            room = np.where((z <= 0) & (rate > 0), -z / rate, np.inf).min(initial=along(layers, x, v, 0.0, NEAR)[0][1])
+            room = np.where((z <= 0) & (rate > 0), -z / rate, np.inf).min(
+                initial=along(layers, x, v, 0.0, STILL_STEP)[0][1]
+            )
         there.append(i)
         step.append(0.9 * room * v)
         other.append(np.linalg.norm(step[-1]) * any_ / np.linalg.norm(any_))

@@ -21,13 +21,13 @@ from unveil.identification.piecewise_linear.partial_network import local
 from unveil.identification.piecewise_linear.probe import Probe
 
 SAME_PLACE = 1e-7  # a breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected
-FOREIGN = 1e-5  # a normal is one that a layer passes on if no more than this of it is not
+UNPASSED_NORMAL_SHARE = 1e-5  # a normal is one that a layer passes on if no more than this of it is not
 # Pieces shorter than this, relative to 1 + |t|, are not differentiated in: the same neurons are met elsewhere.
 SHORT = 1e-4
-VAGUE = 0.1  # normals with larger errors are of no use
+USELESS_NORMAL_ERROR = 0.1  # normals with larger errors are of no use
 # A normal that says of the line's slope what differs from it by more than so many errors and this is of more than one
 # hyperplane.
-TRUE, ROUGHLY = 5.0, 0.05
+TRUE, SLOPE_MISMATCH_ALLOWED = 5.0, 0.05
 # A step along one direction goes so many times as far as the nearest known hyperplane is in that direction, at most.
 BEFORE = 1.5
 
@@ -63,7 +63,7 @@ def passed_on(layers: Sequence[AffineMap], seen: CriticalPoint) -> bool | None:
     span, before = (row_space(local(some, seen.x)[1]) for some in (layers, layers[:-1]))
     if span.shape[1] >= before.shape[1]:
         return None
-    return bool(np.linalg.norm(seen.normal - span @ (span.T @ seen.normal)) <= FOREIGN + 10 * seen.error)
+    return bool(np.linalg.norm(seen.normal - span @ (span.T @ seen.normal)) <= UNPASSED_NORMAL_SHARE + 10 * seen.error)
 
 
 def along(
@@ -198,8 +198,8 @@ def _between(line: Line, p: int, before: Slope, after: Slope) -> CriticalPoint |
     # The change along the line is known better than the normal.
     along = line.direction @ span
     off, allowed = abs(float(change @ along) - 1), TRUE * float(np.linalg.norm(error * along))
-    rough = ROUGHLY * size * float(np.linalg.norm(line.direction)) / np.sqrt(len(along))
-    if known * VAGUE < np.sqrt(len(along)) or off > allowed + rough:
+    rough = SLOPE_MISMATCH_ALLOWED * size * float(np.linalg.norm(line.direction)) / np.sqrt(len(along))
+    if known * USELESS_NORMAL_ERROR < np.sqrt(len(along)) or off > allowed + rough:
         return None
     rounded = float(np.linalg.norm(error)) / size
     return CriticalPoint(line.points[p], span @ change / size, rounded, jump * size, (span * (size / error)).T)
@@ -226,7 +226,7 @@ def normal_at(
     rounded = float(np.hypot(*errors)) * np.sqrt(rank) / (size * strength)
     # The change along the line is known better than the normal.
     drift = abs(float(change @ line.direction) - 1) / (size * float(np.linalg.norm(line.direction)))
-    if rounded > VAGUE or drift * np.sqrt(rank) > TRUE * rounded + ROUGHLY:
+    if rounded > USELESS_NORMAL_ERROR or drift * np.sqrt(rank) > TRUE * rounded + SLOPE_MISMATCH_ALLOWED:
         return None
     return CriticalPoint(line.points[p], change / size, max(rounded, drift, 1e-15), jump * size)
 

@@ -35,12 +35,12 @@ from unveil.whitebox.network import Network
 # where answers are noisy: what is further bends elsewhere, too, and biases drown out there.
 EXACT_REACH, REACHES, FAR_WHEN_NOISY = 1e-5, (50, 1e5), 20.0
 # Chords along which answers that stand still over short steps may jump; points that the last digits must suit.
-CHORDS, POOL = 16, 2000
+JUMP_CHORDS, LAST_DIGIT_POINTS = 16, 2000
 OF_ONE_VALUE = (
     "Of a function of one value only breakpoints and slopes show: neurons that are active on their other sides, or in "
     "more layers, may compute the same."
 )
-KEPT = 0.15  # share of the budget that is kept back at most, to look for the rows read at fresh places
+KEPT_SHARE = 0.15  # share of the budget that is kept back at most, to look for the rows read at fresh places
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
 
@@ -153,7 +153,7 @@ class _Attempt:
             if curved(self.oracle, noise, self.rng):
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
                 return self._end(None, Outcome.check_failed, np.inf), False
-            chords = frame.sample(CHORDS, self.rng) if noise.still else None
+            chords = frame.sample(JUMP_CHORDS, self.rng) if noise.still else None
             if chords is not None and in_steps(self.ask, chords, self.rng, self.oracle.widest):
                 if self.oracle.grid is not None:
                     self.why.append(
@@ -214,7 +214,7 @@ class _Attempt:
                 if self._too_wide():
                     break
                 if budget is not None and (first := self.reading.first) is not None and ledger.budget == allowed:
-                    ledger.budget = allowed = budget - min(EACH * len(first), int(KEPT * (budget - self.start)))
+                    ledger.budget = allowed = budget - min(EACH * len(first), int(KEPT_SHARE * (budget - self.start)))
         except (ArithmeticError, ValueError, IndexError) as error:  # LinAlgError is a ValueError
             # What was read before stays.
             return self._partial(f"The reading broke down ({error})"), True
@@ -337,7 +337,7 @@ class _Attempt:
         # Of a network that was read along few directions most answers say nothing about its weights along the others.
         if noise.exact and not (self.reading and self.reading.directions):
             x, y = self.ask.all()
-            pool = self.oracle.sample(POOL, self.rng)
+            pool = self.oracle.sample(LAST_DIGIT_POINTS, self.rng)
 
             def settled(trial: Network) -> Network:
                 return finish(self.ask, trial, noise.size, pool, self.rng)

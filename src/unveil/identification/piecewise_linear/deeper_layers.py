@@ -15,43 +15,49 @@ from unveil.identification.piecewise_linear.critical_point import CriticalPoint,
 from unveil.identification.piecewise_linear.deeper_state import Deeper, refuting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_from_points import ANYWAY, HALF, ROUGH, merge_points
+from unveil.identification.piecewise_linear.layer_from_points import (
+    ANYWAY,
+    LAST_LAYER_SHARE,
+    NEARLY_RIGHT_ERROR,
+    merge_points,
+)
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.weight_completion import (
-    REACH,
-    TRIES,
+    PLACE_LINE_REACH,
+    VAIN_SEARCHES,
     complete_weights,
     places,
     roomy_places,
 )
 from unveil.whitebox.network import Network
 
-EFFORT = 4  # most lines, in units of those for the first layer: many are short
+DEEPER_LINES_FACTOR = 4  # most lines, in units of those for the first layer: many are short
 # Other breakpoints near a place where an unknown weight is looked for: while there is a choice, and at all.
-CHEAP, DEAR = 3, 30
+CHEAP, MOST_BREAKPOINTS_NEAR = 3, 30
 # Errors of a network whose neurons stand behind parallel ones, in units of the largest answer, from which a fit of all
-# weights behind these goes on, where some are unknown: what tells them apart lies far out. `ROUGH` where none is.
-COARSE = 1e-3
-AT_ONCE = 6  # places where one unknown weight is looked for at once
-SHARE = 0.5  # where more are unknown, this share of them
+# weights behind these goes on, where some are unknown: what tells them apart lies far out. `NEARLY_RIGHT_ERROR` where
+# none is.
+PARALLEL_FIT_START_ERROR = 1e-3
+WEIGHT_PLACES_AT_ONCE = 6  # places where one unknown weight is looked for at once
+PLACES_PER_UNKNOWN = 0.5  # where more are unknown, this share of them
 # Lines on which these are looked for: random ones, and for each critical point of a neuron; how many of these points.
-ANYWHERE, BESIDE, POINTS = 150, 8, 4
+ANYWHERE, LINES_PER_POINT, POINTS_PER_NEURON = 150, 8, 4
 # Of points that are not explained so many nearest ones may be the next; of those explained as many, more when barren.
-BAD, GOOD, MORE = 30, 3, 10
+BAD, GOOD, GOOD_PER_BARREN_LINE = 30, 3, 10
 # So many critical points that begin no neuron are one's that shows too little of itself where it was met; how far lines
 # across its hyperplane next to them look, in units of the input there.
-SEVERAL, NEXT = 3, 0.1
+POINTS_WITHOUT_NEURON, ACROSS_LINE_REACH = 3, 0.1
 
 
 def read_deeper(setup: Setup, state: Deeper, most_lines: int) -> Iterator[Deeper]:
     """Search lines until everything asked is explained to within `state.fine`, and fresh points too.
 
-    `most_lines`: lines for the first layer; `EFFORT` times as many are searched. Yields what was read so far, after
-    every line; the last one is the result.
+    `most_lines`: lines for the first layer; `DEEPER_LINES_FACTOR` times as many are searched. Yields what was read so
+    far, after every line; the last one is the result.
     """
-    for _ in range(EFFORT * most_lines):
+    for _ in range(DEEPER_LINES_FACTOR * most_lines):
         more = True
         while more:
             state = merge_points(setup, state)
@@ -63,7 +69,7 @@ def read_deeper(setup: Setup, state: Deeper, most_lines: int) -> Iterator[Deeper
             )
             state, more = looked or state, looked is not None
         settled = state.follows and all(n.known.all() for n in state.candidates.neurons)
-        enough = (ROUGH if settled else COARSE) if state.parallel else 0.0
+        enough = (NEARLY_RIGHT_ERROR if settled else PARALLEL_FIT_START_ERROR) if state.parallel else 0.0
         fine = max(state.fine, enough)
         state, error = close(setup, state, fine)
         yield state
@@ -73,7 +79,7 @@ def read_deeper(setup: Setup, state: Deeper, most_lines: int) -> Iterator[Deeper
         state = _another_line(setup, state)
         state = replace(state, barren=0 if len(state.seen) > before else state.barren + 1)
         if state.barren:
-            state = _completed(setup, state, DEAR) or state
+            state = _completed(setup, state, MOST_BREAKPOINTS_NEAR) or state
 
 
 def _followed(setup: Setup, state: Deeper) -> Deeper | None:
@@ -114,7 +120,9 @@ def _completed(setup: Setup, state: Deeper, most: int) -> Deeper | None:
         return None
     base = state.points.usual(ANYWHERE)
     direction = rng.standard_normal(base.shape)
-    unknown = [i for n in neurons if not n.known.all() for i in n.members[:POINTS] for _ in range(BESIDE)]
+    unknown = [
+        i for n in neurons if not n.known.all() for i in n.members[:POINTS_PER_NEURON] for _ in range(LINES_PER_POINT)
+    ]
     beside = [_beside(setup, state, i) for i in unknown]
     base = np.concatenate([base, *(b[None] for b, _ in beside)])
     direction = np.concatenate([direction, *(d[None] for _, d in beside)])
@@ -126,11 +134,11 @@ def _completed(setup: Setup, state: Deeper, most: int) -> Deeper | None:
     )
     there = places(layers, neurons, base, direction, tried, most, state.frame)
     missing = sum(int((~n.known).sum()) for n in neurons)
-    there = there[: max(AT_ONCE, int(SHARE * missing))]
+    there = there[: max(WEIGHT_PLACES_AT_ONCE, int(PLACES_PER_UNKNOWN * missing))]
     if not there and state.frame.free:
         size = setup.probe.noise.size / np.sqrt(state.frame.d)
-        there, nowhere = roomy_places(layers, neurons, tried, size, AT_ONCE)
-        never = Counter({(*so_far[i], j): TRIES for i, j in nowhere})
+        there, nowhere = roomy_places(layers, neurons, tried, size, WEIGHT_PLACES_AT_ONCE)
+        never = Counter({(*so_far[i], j): VAIN_SEARCHES for i, j in nowhere})
         candidates = replace(candidates, tried=candidates.tried + never)
         if not there and nowhere:
             return replace(state, candidates=candidates)
@@ -152,7 +160,7 @@ def _legal(
     legal = np.flatnonzero(low < high)
     base, direction = base[legal], direction[legal]
     middle, half = (low + high)[legal, None] / 2, (high - low)[legal, None] / 2
-    return base + middle * direction, half / REACH * direction
+    return base + middle * direction, half / PLACE_LINE_REACH * direction
 
 
 def _beside(setup: Setup, state: Deeper, i: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -169,15 +177,15 @@ def _beside(setup: Setup, state: Deeper, i: int) -> tuple[Float[np.ndarray, " n"
 def _another_line(setup: Setup, state: Deeper) -> Deeper:
     """A line through a point that is not explained yet, if there is one; else a random one."""
     state, (probe, frame, rng) = replace(state, turn=state.turn + 1), (setup.probe, state.frame, setup.probe.rng)
-    if state.last and len(state.unexplained) >= SEVERAL and state.turn % 2:
+    if state.last and len(state.unexplained) >= POINTS_WITHOUT_NEURON and state.turn % 2:
         # What was met here again and again begins no neuron: pieces next to these say more of it.
         x, normal = _beside(setup, state, int(rng.choice(state.unexplained)))
-        reach = np.array([NEXT * float(np.linalg.norm(x) + setup.probe.noise.size)])
+        reach = np.array([ACROSS_LINE_REACH * float(np.linalg.norm(x) + setup.probe.noise.size)])
         base, direction, low, high = x[None], normal[None], -reach, reach
     elif len(state.wrong) and len(state.right) and state.barren % 3 < 2 and state.turn % ANYWAY:
         # Not always the nearest: a fit that is wrong somewhere goes through some of the points there by chance.
         bad = rng.choice(state.wrong[np.argsort(np.linalg.norm(state.wrong, axis=1))[:BAD]])
-        good = alike(state.layers, bad[None], state.right, rng, GOOD + MORE * state.barren)[0]
+        good = alike(state.layers, bad[None], state.right, rng, GOOD + GOOD_PER_BARREN_LINE * state.barren)[0]
         base, direction, low, high = bad[None], (good - bad)[None], np.array([-0.1]), np.array([1.0])
     else:
         base, direction, low, high = frame.lines(1, state.points.far, rng)
@@ -189,9 +197,9 @@ def _another_line(setup: Setup, state: Deeper) -> Deeper:
     return replace(state, lines=(*state.lines, *lines), seen=(*state.seen, *points))
 
 
-NEAR = 30.0  # how far out, in typical inputs, a line between two points may begin
-INNER = 4.0  # how far out inputs are that a user might ask
-NEARLY = 0.95  # a fit that explains more of the answers lacks a neuron at most
+NEAR_INPUT_SIZE = 30.0  # how far out, in typical inputs, a line between two points may begin
+USER_INPUT_SIZE = 4.0  # how far out inputs are that a user might ask
+NEARLY_EXPLAINED_SHARE = 0.95  # a fit that explains more of the answers lacks a neuron at most
 SETTLED_AT = 4000  # points that the last digits must suit
 
 
@@ -239,7 +247,7 @@ def _fitted(
     candidates, log, size = state.candidates, setup.log, setup.probe.noise.size
     if candidates.fitted is not None and candidates.fitted[0] == key:
         return state, candidates.fitted[1], np.empty(0, dtype=bool)
-    rough = max(ROUGH, fine)
+    rough = max(NEARLY_RIGHT_ERROR, fine)
     if candidates.explained is not None and candidates.explained[0] == key:
         # A few more answers say no more of whole neurons, but where another one is.
         return state, state.network, _fits(log, size, *candidates.explained[1:], rough)
@@ -247,12 +255,12 @@ def _fitted(
     unsigned, solution, fits = explain(Unsigned(state.layers, rows, bias, known), log, size, rough)
     candidates = replace(candidates, explained=(key, unsigned, solution) if known.all() and not fits.all() else None)
     candidates = replace(candidates, fitted=None)
-    if fits.mean() < HALF:
+    if fits.mean() < LAST_LAYER_SHARE:
         return replace(state, candidates=candidates), None, fits
-    if fits.mean() > NEARLY:
+    if fits.mean() > NEARLY_EXPLAINED_SHARE:
         # From here on what is not explained is a neuron that is missing, not a layer, nor a false one.
         strong = np.abs(solution[: len(neurons)]).max(axis=1)
-        proven = {n.key for n, ok in zip(neurons, strong > ROUGH * strong.max(), strict=True) if ok}
+        proven = {n.key for n, ok in zip(neurons, strong > NEARLY_RIGHT_ERROR * strong.max(), strict=True) if ok}
         candidates = replace(candidates, proven=candidates.proven | proven)
         state = replace(state, last=True)
     share = float(fits.mean())
@@ -262,7 +270,7 @@ def _fitted(
     state = replace(state, explained=share)
     network, error = ending(unsigned, solution, fits, log, size)
     # What only matters far out need not be known.
-    if error < rough or log.off(network, size)[_near(setup, INNER)].max() < rough:
+    if error < rough or log.off(network, size)[_near(setup, USER_INPUT_SIZE)].max() < rough:
         network = finish(log, network, size, state.points.usual(SETTLED_AT), setup.probe.rng)
         candidates = replace(candidates, fitted=(key, network))
     return replace(state, candidates=candidates), network, fits
@@ -286,15 +294,15 @@ def _judged(
         return state, fits, setup.log.error(network, setup.probe.noise.size)
     off = setup.log.off(network, setup.probe.noise.size)
     error = float(off[_near(setup)].max())
-    inner = float(off[_near(setup, INNER)].max())
+    inner = float(off[_near(setup, USER_INPUT_SIZE)].max())
     if inner < fine:
         patience = state.patience - 1
         state, error = replace(state, patience=patience), error if patience > 0 else inner
     else:
         state = replace(state, candidates=replace(state.candidates, fitted=None))
-    return state, off < max(ROUGH, fine), error
+    return state, off < max(NEARLY_RIGHT_ERROR, fine), error
 
 
-def _near(setup: Setup, reach: float = NEAR) -> Bool[np.ndarray, " N"]:
+def _near(setup: Setup, reach: float = NEAR_INPUT_SIZE) -> Bool[np.ndarray, " N"]:
     """Which of the questions asked are not far out."""
     return np.asarray(np.linalg.norm(setup.log.all()[0], axis=1) < reach * setup.probe.noise.size)

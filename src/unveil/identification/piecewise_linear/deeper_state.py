@@ -27,8 +27,8 @@ from unveil.identification.piecewise_linear.reading_state import Setup
 from unveil.identification.piecewise_linear.sign_recovery import dependent
 from unveil.whitebox.network import Network
 
-SCALES = (1.0, 3.0, 10.0)  # how far out, in typical inputs, neurons may switch that hardly do so nearby
-POOL = 2000  # points from which the most unusual ones are climbed to
+RARE_SWITCH_SCALES = (1.0, 3.0, 10.0)  # how far out, in typical inputs, neurons may switch that hardly do so nearby
+CLIMBING_POINTS = 2000  # points from which the most unusual ones are climbed to
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Points:
 
     def unusual(self, network: Network, count: int) -> Float[np.ndarray, "count n"]:
         """Points where a neuron behind one of the hidden layers that is rarely active would be so."""
-        pool = self.frame.sample(POOL, self.rng)
+        pool = self.frame.sample(CLIMBING_POINTS, self.rng)
         scales = FURTHER if self.far >= 10 * FURTHER[-1] else (FURTHER[0], FURTHER[0])
         return unusual_everywhere(network, count, pool, self.rng, self.frame.within, scales)
 
@@ -80,13 +80,13 @@ def refuting(
     return None
 
 
-FAR = 300.0  # how far lines reach, in typical inputs
-PATIENCE = 8  # how often a network that is right nearby is still held against answers from far out
+LONGEST_LINE_REACH = 300.0  # how far lines reach, in typical inputs
+FAR_CHECKS = 8  # how often a network that is right nearby is still held against answers from far out
 # How often critical points are held against neurons before a reading ends that explains fewer than half of them.
-MOST_WORK = 1_000_000
+MOST_COMPARISONS = 1_000_000
 UNMERGED = 500  # critical points of which none begins a neuron, after which a reading ends
 # Most critical points that no neuron explains, and share of all, where nearly everything is explained.
-UNEXPLAINED, SHARE = 2, 0.15
+MOST_OPEN_POINTS, OPEN_POINTS_SHARE = 2, 0.15
 # A critical point of a deeper layer is one of this reading if the layers before pass on so much of its normal.
 PASSED_ON = 0.9
 
@@ -140,7 +140,7 @@ class Deeper:
     parallel: bool = False
     barren: int = 0  # lines in a row that showed nothing new
     turn: int = 0  # lines in all
-    patience: int = PATIENCE  # how often a network that is right nearby is still held against answers from far out
+    patience: int = FAR_CHECKS  # how often a network that is right nearby is still held against answers from far out
     work: int = 0  # how often a critical point was held against a neuron of the layer being read
     network: Network | None = None  # the best so far
     explained: float = 0.0  # largest share of the answers that neurons met so far explained
@@ -156,7 +156,7 @@ class Deeper:
         given: list[Neuron],
         stations: list[Station],
     ) -> Deeper:
-        """Behind a first layer, with lines no further out than `FAR`."""
+        """Behind a first layer, with lines no further out than `LONGEST_LINE_REACH`."""
         given = [replace(n, key=-1 - i) for i, n in enumerate(given)]
         # Each was followed across most of the layer before.
         proven = frozenset(n.key for n in given) if len(layer[0]) > frame.d else frozenset[int]()
@@ -169,7 +169,7 @@ class Deeper:
                 error = one.error + float(np.sqrt(1 - min(size, 1.0) ** 2))
                 seen.append(replace(one, normal=normal / size, error=error))
         return cls(
-            points=Points(frame, min(setup.far, FAR), setup.probe.rng),
+            points=Points(frame, min(setup.far, LONGEST_LINE_REACH), setup.probe.rng),
             fine=setup.fine,
             layers=[layer],
             error=max(float(found.straight.error.max()), 1e-12),
@@ -202,7 +202,7 @@ class Deeper:
     def spent(self) -> bool:
         """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer. Or none
         begins a neuron, as where many more neurons are active than an input has coordinates."""
-        crowded = self.work > MOST_WORK and 2 * self.candidates.open > len(self.seen)
+        crowded = self.work > MOST_COMPARISONS and 2 * self.candidates.open > len(self.seen)
         return crowded or (len(self.seen) > UNMERGED and not self.candidates.merged)
 
     @property
@@ -213,7 +213,7 @@ class Deeper:
     @property
     def few_open(self) -> bool:
         """Whether hardly any critical point is without a neuron."""
-        return self.candidates.open <= max(UNEXPLAINED, SHARE * len(self.seen))
+        return self.candidates.open <= max(MOST_OPEN_POINTS, OPEN_POINTS_SHARE * len(self.seen))
 
     @property
     def unexplained(self) -> list[int]:

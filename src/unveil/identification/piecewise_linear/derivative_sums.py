@@ -33,15 +33,16 @@ class Held(NamedTuple):
 # By whether answers are exact.
 HELD = {True: Held(1e-5, 100.0, 1e-7, 5, 1e-5, 0.0), False: Held(0.02, 3.0, 1e3, 20, 0.01, 2.0)}
 # Singular values of unit normals below which they depend on each other; how close to a hyperplane nothing is told.
-DEPENDENT, NEAR = 1e-6, 1e-7
+DEPENDENT_SINGULAR_VALUE, UNTOLD_NEAR_HYPERPLANE = 1e-6, 1e-7
 APART = 100.0  # how much a share counts falls by this exponent with what of its normal the others have
-NONE = 1e-3  # a neuron with a smaller share than this has none
-TURNS = 200  # vectors that decide about sides
+LEAST_NEURON_SHARE = 1e-3  # a neuron with a smaller share than this has none
+SIDE_DECIDING_VECTORS = 200  # vectors that decide about sides
 # Vectors that are tried out for what they are sums of, at most, and sets of neurons for each.
-TRIED, MOST_SETS = 20, 15_000
-ROUNDS, WORSE = 6, 2.0  # rounds of turning one neuron after the other; what a contradiction weighs beside an agreement
-ROWS = ("x", "vectors", "error", "z", "normals", "blind")  # what a sum has for each vector
-REACH = 0.05  # how far steps for derivatives may be expected to stay in a region, relative to how far out it is
+MOST_VECTORS_TRIED, MOST_SETS = 20, 15_000
+# Rounds of turning one neuron after the other; what a contradiction weighs beside an agreement.
+TURNING_ROUNDS, WORSE = 6, 2.0
+SUM_FIELDS = ("x", "vectors", "error", "z", "normals", "blind")  # what a sum has for each vector
+STEP_REACH = 0.05  # how far steps for derivatives may be expected to stay in a region, relative to how far out it is
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,13 @@ class Sums:
         """With other vectors for the same candidates."""
         width = max(self.vectors.shape[2], more.vectors.shape[2])
         both = [each._widened(width) for each in (self, more)]
-        of: dict[str, Any] = {name: np.concatenate([getattr(each, name) for each in both]) for name in ROWS}
+        of: dict[str, Any] = {name: np.concatenate([getattr(each, name) for each in both]) for name in SUM_FIELDS}
         seen = Moves(*(np.concatenate(pair) for pair in zip(both[0].seen, both[1].seen, strict=True)))
         return replace(self, seen=seen, **of)
 
     def among(self, which: slice | Bool[np.ndarray, " N"]) -> Sums:
         """With some of the vectors only."""
-        of: dict[str, Any] = {name: getattr(self, name)[which] for name in ROWS}
+        of: dict[str, Any] = {name: getattr(self, name)[which] for name in SUM_FIELDS}
         return replace(self, seen=Moves(*(each[which] for each in self.seen)), **of)
 
     def _widened(self, width: int) -> Sums:
@@ -167,26 +168,31 @@ class Sums:
 
     def judged(
         self, side: Float[np.ndarray, " K"] | None, use: Bool[np.ndarray, " K"]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
         """Which vectors could contradict these candidates with these sides, whatever they are if None, and which of
         them do."""
         parts = np.delete(self._parts(side, use), np.flatnonzero(~use), axis=1)
         _, s, vt = np.linalg.svd(parts, full_matrices=False)
-        spans = s > DEPENDENT
+        spans = s > DEPENDENT_SINGULAR_VALUE
         share = np.einsum("nqd,nmd->nqm", vt, self.vectors) * spans[:, :, None]
         left = self.vectors - np.einsum("nqm,nqd->nmd", share, vt)
         off = np.linalg.norm(left, axis=(1, 2)) > self.held.part + self.held.sigmas * self.error
-        near = np.abs(self.z) < NEAR * (1 + np.linalg.norm(self.seen.h, axis=1))[:, None]
+        near = np.abs(self.z) < UNTOLD_NEAR_HYPERPLANE * (1 + np.linalg.norm(self.seen.h, axis=1))[:, None]
         clear = ~(~self.blind & near & use).any(axis=1)
         tells = clear & (spans.sum(axis=1) < self.seen.rank)
         return tells, tells & off
 
     def judged_with(
-        self, i: int, side: Float[np.ndarray, " K"], use: Bool[np.ndarray, " K"], without: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self,
+        i: int,
+        side: Float[np.ndarray, " K"],
+        use: Bool[np.ndarray, " K"],
+        without: tuple[Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]],
+    ) -> tuple[Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
         """`judged`, of which candidate `i` is one, from what it told without that one: where it is not active nothing
         changes."""
-        there = self.blind[:, i] | (self.z[:, i] * side[i] > -NEAR * (1 + np.linalg.norm(self.seen.h, axis=1)))
+        margin = UNTOLD_NEAR_HYPERPLANE * (1 + np.linalg.norm(self.seen.h, axis=1))
+        there = self.blind[:, i] | (self.z[:, i] * side[i] > -margin)
         tells, wrong = (each.copy() for each in without)
         tells[there], wrong[there] = self.among(there).judged(side, use)
         return tells, wrong
@@ -204,11 +210,15 @@ class Sums:
         active = (tells & ~wrong)[:, None] & (self.z[:, which] * side[which] > 0)
         parts, most = self._parts(side, use), self.held.part + self.held.sigmas * self.error
         u, s, vt = np.linalg.svd(parts, full_matrices=False)
-        inverse = np.swapaxes(u * np.where(s > DEPENDENT, 1 / np.maximum(s, DEPENDENT), 0)[:, None] @ vt, 1, 2)
+        inverse = np.swapaxes(
+            u * np.where(s > DEPENDENT_SINGULAR_VALUE, 1 / np.maximum(s, DEPENDENT_SINGULAR_VALUE), 0)[:, None] @ vt,
+            1,
+            2,
+        )
         share = self.vectors @ inverse
         left = ((self.vectors - share @ parts) ** 2).sum(axis=(1, 2))
         # Of a normal 1 / |inverse| is its own; one that the others make up is not missed.
-        own = np.einsum("nkd,ndk->nk", parts, inverse) > 1 - DEPENDENT
+        own = np.einsum("nkd,ndk->nk", parts, inverse) > 1 - DEPENDENT_SINGULAR_VALUE
         gone = np.where(own, (share**2).sum(axis=1) / np.maximum((inverse**2).sum(axis=1), 1e-300), 0)[:, which]
         calls = active & (np.sqrt(left[:, None] + gone) > most[:, None])
         for c in np.flatnonzero(self.blind[:, which].any(axis=0)):
@@ -236,7 +246,7 @@ class Sums:
         weight = np.exp(APART * (np.einsum("nkd,ndk->nk", parts, inverse) - 1))
         less, more = (_mean(share, weight * on) for on in (~up, up))
         # On one side only there is a share in it where that is the active one.
-        least = 2 * np.log(NONE)
+        least = 2 * np.log(LEAST_NEURON_SHARE)
         less, more = np.where(up.all(axis=0), least, less), np.where((~up).all(axis=0), least, more)
         return np.asarray(more - less)
 
@@ -245,11 +255,11 @@ class Sums:
     ) -> Float[np.ndarray, " K"]:
         """The sides that fewest vectors contradict, by turning one neuron after the other, the least clear first, from
         what some lean to; None: from `votes`."""
-        some = self.among(slice(None, None, max(1, len(self.x) // TURNS)))
+        some = self.among(slice(None, None, max(1, len(self.x) // SIDE_DECIDING_VECTORS)))
         lean = some.votes(use) if lean is None else lean
         side = np.where(lean >= 0, 1.0, -1.0)
         now = some.score(side, use)
-        for _ in range(ROUNDS):
+        for _ in range(TURNING_ROUNDS):
             before = now
             for i in np.argsort(np.abs(lean) + np.where(use, 0, np.inf), kind="stable")[: use.sum()]:
                 other = side.copy()
@@ -275,7 +285,7 @@ class Sums:
             some = np.flatnonzero(use & (np.linalg.norm(self.normals[i], axis=1) > 0))
             if pattern in tried or not len(some) or too_many(len(some), int(self.seen.rank[i]), MOST_SETS):
                 continue
-            if len(tried) == TRIED:
+            if len(tried) == MOST_VECTORS_TRIED:
                 break
             tried.add(pattern)
             active = self._made_up_of(int(i), some, rng)
@@ -373,7 +383,7 @@ def told(
         h, J = local(layers, x)
         active = rows[rows @ h + bias > 0]
         if len(active) < J.any(axis=1).sum() and row_space(active @ J).shape[1] < np.linalg.matrix_rank(J):
-            station = derivative(probe, layers, x, REACH * float(np.linalg.norm(x)))
+            station = derivative(probe, layers, x, STEP_REACH * float(np.linalg.norm(x)))
             out += [] if station is None else [station]
             lack -= 1
     return out

@@ -15,23 +15,24 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 
 # Coordinates from which on two random steps are tried, however exact answers are: a lucky one costs more than another.
-MANY = 64
+TWO_STEP_COORDINATES = 64
 # Times that random steps are shortened, and by how much each time: answers with few digits need the longest.
-SHORTER = {True: (20, 4.0), False: (12, 2.0)}
+STEP_SHORTENINGS = {True: (20, 4.0), False: (12, 2.0)}
 # Steps along one coordinate are sqrt(d) over this times as long as a coordinate of a random step that was seen to stay
 # inside: to one side any that leaves the region costs a search, to both sides it is seen at once.
 ONE_SIDED, TWO_SIDED = 7.0, 3.0
-HOPELESS = 1e4  # regions must be longer than this many times the rounding
+LEAST_REGION_ROUNDINGS = 1e4  # regions must be longer than this many times the rounding
 CALM = 0.4  # rounding of neighbouring answers, relative to that of answers far apart: close by, most of it is the same
-KNOWN = 8  # what is expected of it counts as much as the rounding seen along so many coordinates
+EXPECTED_ROUNDING_WEIGHT = 8  # what is expected of it counts as much as the rounding seen along so many coordinates
 # A step left its region if answers on both sides differ from what lies between by so many standard deviations more
 # than a line's do.
 LEFT = 2.5
 # Steps to both sides that tell the rounding at a place, and how much shorter than others these are.
-NEARBY, NEARER = 3, 1e-3
-AGAIN, THIRD = 8, 1 / 3  # steps along single coordinates are shortened so often at most, to this part each time
+ROUNDING_STEPS, ROUNDING_LENGTH = 3, 1e-3
+# Steps along single coordinates are shortened so often at most, to this part each time.
+COORDINATE_SHORTENINGS, THIRD = 8, 1 / 3
 # Numbers in one batch of questions, and of those that are not kept in one piece of it, which caches can hold.
-BATCH, PIECE = 3_000_000, 2**21
+NUMBERS_PER_BATCH, PIECE = 3_000_000, 2**21
 
 
 class Station(NamedTuple):
@@ -95,7 +96,7 @@ def _straight(
     with two steps per point, and of few digits those of `_sigma`."""
     count, d = len(x), frame.d
     exact = probe.noise.exact
-    rounds, shorter = SHORTER[exact]
+    rounds, shorter = STEP_SHORTENINGS[exact]
     out = _Straight(
         x,
         value,
@@ -110,7 +111,7 @@ def _straight(
         up, down = probe.ask(x[search] + step), probe.ask(x[search] - step)
         left = out.leave(search, up, down)
         out.ahead[search] = up - value[search]
-        other = np.flatnonzero(~left) if not exact or d >= MANY else search[:0]
+        other = np.flatnonzero(~left) if not exact or d >= TWO_STEP_COORDINATES else search[:0]
         if len(other):
             step = (out.radius[search[other], None] * probe.rng.standard_normal((len(other), d))) @ frame.V.T
             up, down = probe.ask(x[search[other]] + step), probe.ask(x[search[other]] - step)
@@ -130,10 +131,12 @@ def _sigma(
     radius: Float[np.ndarray, " P"],
 ) -> Float[np.ndarray, "P m"]:
     """Standard deviations of answers with few digits at these places, from steps too short for anything else to show:
-    rounding depends on what is active. Queries: `2 NEARBY P`"""
+    rounding depends on what is active. Queries: `2 ROUNDING_STEPS P`"""
     usual = probe.noise.at(x, value)
-    step = (NEARER * radius[:, None] * probe.rng.standard_normal((NEARBY, len(x), frame.d))) @ frame.V.T
-    y = probe.ask(np.concatenate([x + step, x - step]).reshape(-1, x.shape[1])).reshape(2, NEARBY, *value.shape)
+    step = (
+        ROUNDING_LENGTH * radius[:, None] * probe.rng.standard_normal((ROUNDING_STEPS, len(x), frame.d))
+    ) @ frame.V.T
+    y = probe.ask(np.concatenate([x + step, x - step]).reshape(-1, x.shape[1])).reshape(2, ROUNDING_STEPS, *value.shape)
     bend = y.sum(axis=0) - 2 * value
     return np.asarray(np.clip(np.sqrt((bend**2).mean(axis=0) / 6), usual, LOUDER * usual))
 
@@ -149,9 +152,9 @@ def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
     (count, d), m = straight.test.shape, straight.value.shape[1]
     reach, slope = _reach(straight.radius, d, TWO_SIDED), np.zeros((count, m, d))
     p, j = (each.ravel() for each in np.indices((count, d)))
-    group = max(1, BATCH // len(frame.V))
+    group = max(1, NUMBERS_PER_BATCH // len(frame.V))
     off = np.zeros((count, m, d))
-    for _ in range(AGAIN if count else 0):
+    for _ in range(COORDINATE_SHORTENINGS if count else 0):
         left = []
         for first in range(0, len(p), group):
             a, b = p[first : first + group], j[first : first + group]
@@ -168,7 +171,7 @@ def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
     # Rounding close by is measured: sums of both sides differ from one coordinate to another by nothing else.
     spread = ((off - off.mean(axis=2, keepdims=True)) ** 2).sum(axis=2).max(axis=1)
     usual = (CALM * straight.sigma.max(axis=1)) ** 2
-    sigma = np.sqrt((KNOWN * usual + spread / 2) / (KNOWN + d))
+    sigma = np.sqrt((EXPECTED_ROUNDING_WEIGHT * usual + spread / 2) / (EXPECTED_ROUNDING_WEIGHT + d))
     error = 0.75 * sigma * np.sqrt((1 / reach**2).mean(axis=1))
     error[np.bincount(p, minlength=count) > 0] = np.inf
     return slope, error
@@ -180,7 +183,7 @@ def _one_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
     (count, d), m, x = straight.test.shape, straight.value.shape[1], straight.x
     noise = probe.noise
     # Between two breakpoints that rounding hardly tells apart there is nothing to measure.
-    alive = straight.radius > HOPELESS * noise.relative * (1 + np.linalg.norm(x, axis=1) / noise.size)
+    alive = straight.radius > LEAST_REGION_ROUNDINGS * noise.relative * (1 + np.linalg.norm(x, axis=1) / noise.size)
     reach = _reach(straight.radius, d, ONE_SIDED)
     out = np.zeros((count, m, d))
     for rows, part, y in _along(probe, frame, x, reach):
@@ -209,7 +212,7 @@ def _along(
     """
     n, d = frame.V.shape
     # Parts of one point's coordinates are alike in size, and too large to be kept.
-    group, part = max(1, BATCH // (n * d)), -(-d // max(1, -(-n * d // BATCH)))
+    group, part = max(1, NUMBERS_PER_BATCH // (n * d)), -(-d // max(1, -(-n * d // NUMBERS_PER_BATCH)))
     steps = frame.M if frame.M is frame.V else np.ascontiguousarray(frame.V.T)  # of the input itself they are one
     usual = whole = probe.ask, x, steps
     if probe.lifted is not None:

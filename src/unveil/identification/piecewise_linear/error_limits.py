@@ -24,7 +24,7 @@ NOTICED = 1e-3
 HIDES, DROWNS = 0.1, 0.5
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # more answers like these are asked for; where that is no help other lines are, and the best reading is taken.
-STRANGE = 1e5
+STRANGE_ERROR_RATIO = 1e5
 
 
 def allowed(accept: float, seen: Validation, noise: Rounding, resolution: float) -> tuple[float, bool]:
@@ -47,7 +47,7 @@ def passes(accept: float, seen: Validation, noise: Rounding, resolution: float) 
 
 def strange(seen: Validation, noise: Rounding) -> bool:
     """Whether exact answers show errors that are not like the others."""
-    return noise.exact and seen.residual > FLOOR * noise.relative and seen.tail > STRANGE
+    return noise.exact and seen.residual > FLOOR * noise.relative and seen.tail > STRANGE_ERROR_RATIO
 
 
 def strays(network: Network, fresh: Asked, noise: Rounding) -> tuple[Float[np.ndarray, "S n"], float]:

@@ -14,7 +14,7 @@ from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import along_line, same_place
 from unveil.identification.piecewise_linear.neuron import AGREES, Neuron
 
-FLAT = 1e-7  # slopes that are none, relative to the steepest one
+FLAT_SLOPE_SHARE = 1e-7  # slopes that are none, relative to the steepest one
 
 
 class Expected(NamedTuple):
@@ -53,7 +53,7 @@ class Ways(NamedTuple):
             np.concatenate([h[1:] for _, h in parts]),
             np.repeat(np.arange(len(parts)), [len(t) - 1 for t, _ in parts]),
             lines,
-            FLAT * steepest,
+            FLAT_SLOPE_SHARE * steepest,
             error,
         )
 

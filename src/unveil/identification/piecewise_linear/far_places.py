@@ -12,17 +12,17 @@ from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.probe import Probe
 
 # How far, in typical inputs, a hyperplane is looked for again: far enough that most of the other neurons have switched.
-SPREAD = 3.0
+FAR_PLACE_SIZE = 3.0
 BETWEEN = 16  # other hyperplanes behind which a place is far enough
 # A window's half width, in expected errors and in roundings of the answers, which differ from place to place by several
 # times; standard deviations from which on answers bend; how far beside it the control window is, in half widths; and
 # by what factor answers must bend more in one of both.
-WINDOW, ROUNDINGS, BEND, BESIDE, MORE = 1.75, 60.0, 8.0, 4.0, 2.0
+WINDOW, ROUNDINGS, BEND, CONTROL_WINDOW_DISTANCE, CONTROL_BEND_FACTOR = 1.75, 60.0, 8.0, 4.0, 2.0
 # Half widths of a window at most, as a share of how far it is from where the hyperplane was met: two hyperplanes at an
 # angle of so much are told apart there.
 ANGLE = 0.05
 # Points of a bounded region between which places on a hyperplane are looked for, and steps of a walk along it.
-POOL, STEPS = 300, 20
+REGION_POINTS, PLANE_WALK_STEPS = 300, 20
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Windows:
         """
         met, other, moves = np.zeros((3, len(self.x)), dtype=bool)
         for width in self.widths:
-            y = self._asked(0.0, width), self._asked(BESIDE * max(self.widths), width)
+            y = self._asked(0.0, width), self._asked(CONTROL_WINDOW_DISTANCE * max(self.widths), width)
             here, beside = (self._size(each, 2) for each in y)
-            met |= here > np.maximum(BEND, MORE * beside)
-            other |= beside > np.maximum(BEND, MORE * here)
+            met |= here > np.maximum(BEND, CONTROL_BEND_FACTOR * beside)
+            other |= beside > np.maximum(BEND, CONTROL_BEND_FACTOR * here)
             moves |= np.maximum(*(self._size(each, 1) for each in y)) > BEND
         return met, other, self.told & moves
 
@@ -126,14 +126,14 @@ def on_plane(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Flo
     """A random point of the region on each hyperplane, by a walk along it from where it was met."""
     rows = planes.rows
     if frame.free:
-        x = SPREAD * rng.standard_normal(planes.at.shape)
+        x = FAR_PLACE_SIZE * rng.standard_normal(planes.at.shape)
     else:
         x = planes.at.copy()
-        for _ in range(STEPS):
+        for _ in range(PLANE_WALK_STEPS):
             step = rng.standard_normal((len(x), frame.lift.shape[1])) @ frame.lift.T
             step -= np.einsum("kd,kd->k", rows, step @ frame.M.T)[:, None] * (rows @ frame.V.T)
             low, high = frame.room(x, step)
-            size = 4 * SPREAD * np.sqrt(step.shape[1]) / np.linalg.norm(step, axis=1)
+            size = 4 * FAR_PLACE_SIZE * np.sqrt(step.shape[1]) / np.linalg.norm(step, axis=1)
             low, high = np.clip(low, -size, 0), np.clip(high, 0, size)
             x = x + (low + (high - low) * rng.uniform(0.1, 0.9, len(x)))[:, None] * step
     z = np.einsum("kd,kd->k", rows, frame.values(x)) + planes.bias
@@ -148,7 +148,7 @@ def anywhere_on(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> 
     """
     if frame.free:
         return on_plane(frame, planes, rng)
-    pool = frame.sample(POOL, rng)
+    pool = frame.sample(REGION_POINTS, rng)
     z = planes.sums(frame, pool)
     out = planes.at.copy()
     for i in range(len(planes)):
@@ -163,14 +163,14 @@ def anywhere_on(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> 
     return out
 
 
-PLACES, ROUNDS = 16, 8  # places looked at per hyperplane and round, and rounds at most
+PLACES_PER_ROUND, FAR_ROUNDS = 16, 8  # places looked at per hyperplane and round, and rounds at most
 # Windows, in units of what errors and rounding ask for: of sharpened rows errors are stated too small at times.
-WIDTHS = 1.0, 4.0
-EACH = 6 * len(WIDTHS) * PLACES  # queries of a round per hyperplane
+WINDOW_WIDTHS = 1.0, 4.0
+EACH = 6 * len(WINDOW_WIDTHS) * PLACES_PER_ROUND  # queries of a round per hyperplane
 # Share of the places, beyond what is met beside, at which a hyperplane of the first layer is seen at least; one of a
 # deeper layer is where it was predicted only while the neurons that feed it stay as they were.
-SHARE = 0.75
-CLEAR = 2.5  # standard deviations that the share must be away from this for an early decision
+SEEN_PLACES_SHARE = 0.75
+EARLY_DECISION_SIGMAS = 2.5  # standard deviations that the share must be away from this for an early decision
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Confirmed:
     @property
     def there(self) -> Bool[np.ndarray, " k"]:
         """Which hyperplanes are confirmed."""
-        return np.asarray((self.places > 0) & (self.share >= SHARE))
+        return np.asarray((self.places > 0) & (self.share >= SEEN_PLACES_SHARE))
 
 
 def confirm(probe: Probe, frame: Frame, planes: Hyperplanes, others: Hyperplanes, most: float = np.inf) -> Confirmed:
@@ -193,26 +193,27 @@ def confirm(probe: Probe, frame: Frame, planes: Hyperplanes, others: Hyperplanes
     `others`: hyperplanes that are known, these among them. `most`: queries at most; the first hyperplanes come first.
     Returns the share of places at which each was met, of those that tell. Hyperplanes that do not cross the legal box
     have no places, nor have those that the queries did not suffice for; those of a single coordinate are points, and
-    there. Queries: `EACH` per hyperplane and round, at most `ROUNDS` rounds; two more per place where roundings differ.
+    there. Queries: `EACH` per hyperplane and round, at most `FAR_ROUNDS` rounds; two more per place where roundings
+    differ.
     """
     if frame.d == 1:
         return Confirmed(np.ones(len(planes)), np.ones(len(planes)))
-    each = EACH + (0 if probe.noise.own is None else 2 * PLACES)
+    each = EACH + (0 if probe.noise.own is None else 2 * PLACES_PER_ROUND)
     hits, beside, places = np.zeros((3, len(planes)))
     open_ = np.flatnonzero(_crosses(frame, planes.rows, planes.bias))
-    for _ in range(ROUNDS):
+    for _ in range(FAR_ROUNDS):
         open_ = open_[: int(min(most / each, len(open_)))]
         if not len(open_):
             break
         most -= each * len(open_)
-        here = planes[np.repeat(open_, PLACES)]
-        windows = Windows.far(probe, frame, others, here, WIDTHS)
+        here = planes[np.repeat(open_, PLACES_PER_ROUND)]
+        windows = Windows.far(probe, frame, others, here, WINDOW_WIDTHS)
         met, other, telling = windows.met()
-        hits[open_] += (met & telling).reshape(-1, PLACES).sum(axis=1)
-        beside[open_] += (other & telling).reshape(-1, PLACES).sum(axis=1)
-        places[open_] += telling.reshape(-1, PLACES).sum(axis=1)
+        hits[open_] += (met & telling).reshape(-1, PLACES_PER_ROUND).sum(axis=1)
+        beside[open_] += (other & telling).reshape(-1, PLACES_PER_ROUND).sum(axis=1)
+        places[open_] += telling.reshape(-1, PLACES_PER_ROUND).sum(axis=1)
         share, doubt = _shares(hits[open_], beside[open_], places[open_])
-        open_ = open_[np.abs(share - SHARE) < CLEAR * doubt]
+        open_ = open_[np.abs(share - SEEN_PLACES_SHARE) < EARLY_DECISION_SIGMAS * doubt]
     return Confirmed(_shares(hits, beside, places)[0], places)
 
 

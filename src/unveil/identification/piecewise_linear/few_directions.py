@@ -17,9 +17,10 @@ from unveil.blackbox.rounding import Rounding
 from unveil.blackbox.source import Answers, Questions
 
 MANY = 64  # inputs from which on it may pay to look at a few directions first
-PLENTY, MORE = 1.5, 16  # directions per breakpoint of a line, and more: so many that neurons look independent there
+# Directions per breakpoint of a line, and more: so many that neurons look independent there.
+PLENTY, MORE_DIRECTIONS = 1.5, 16
 # It pays as long as these are at most this share of all; then they may be only so many per breakpoint, at least.
-SHARE, LEAST = 0.8, 1.15
+MOST_DIRECTIONS_SHARE, LEAST_PER_BREAKPOINT = 0.8, 1.15
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Directions:
         """Random ones among which a searched line runs; None where so many are needed that nothing is gained, or it
         shows nothing. `least`: neurons that there are at least, however few it shows."""
         n, met = len(line.base), max(len(line.t), least)
-        p = min(int(PLENTY * met) + MORE, int(SHARE * n))
-        return None if not len(line.t) or p < LEAST * met else cls.so_many(line, p, rng)
+        p = min(int(PLENTY * met) + MORE_DIRECTIONS, int(MOST_DIRECTIONS_SHARE * n))
+        return None if not len(line.t) or p < LEAST_PER_BREAKPOINT * met else cls.so_many(line, p, rng)
 
     @classmethod
     def so_many(cls, line: Line, p: int, rng: np.random.Generator) -> Directions:

@@ -31,23 +31,23 @@ from unveil.identification.piecewise_linear.sign_recovery import DEPENDENT
 
 # How far out a hyperplane is followed, in typical inputs, unless it was met further out; ways to a hyperplane that are
 # tried, and crossings on each.
-REACH, WAYS, CROSSINGS = 3.0, 3, 60
-MISSED = 10  # where so many more crossings tell nothing than do it is no neuron of the second layer, and left
-ASIDE = 0.3  # share of a random direction in the way to a hyperplane
+FOLLOWING_REACH, WAYS, CROSSINGS_PER_WAY = 3.0, 3, 60
+VAIN_CROSSINGS = 10  # where so many more crossings tell nothing than do it is no neuron of the second layer, and left
+RANDOM_WAY_SHARE = 0.3  # share of a random direction in the way to a hyperplane
 # Where two hyperplanes cross answers are compared this far around, as a share of the way to the next one, nearer where
 # another hyperplane comes between; no nearer than this, in typical inputs.
-AROUND, NEARER, NEAREST = 0.3, (1.0, 0.1, 0.01), 1e-6
+CROSSING_ROOM_SHARE, CROSSING_RADIUS_FACTORS, LEAST_CROSSING_RADIUS = 0.3, (1.0, 0.1, 0.01), 1e-6
 # Directions in which they are, how far from the hyperplane of the first layer these stay, in radians, and on how many
 # of them a linear function must hold: through three points of a fan one goes whatever they are.
-ANGLES, BESIDE, LEAST = 24, 0.15, 4
+ANGLES, FAN_MARGIN_ANGLE, LEAST_FAN_DIRECTIONS = 24, 0.15, 4
 # Deviations of the noise that what no two linear functions explain may be, and that a jump of the slopes must be.
-STRAIGHT, JUMP = 20.0, 300.0
-SAME = 1e-5  # a jump differs from what it should be by no more than this share
-ZERO = 1e-6  # neurons followed are those of the points at which they are zero to this part
-PARALLEL = 1e-3  # sine of the angle between hyperplanes that cross, at least
-VAGUE = 1e-5  # normals with larger errors begin nothing, bends with such ones tell no weight
-LEFT = 1e-7  # part of a slope, in units of all weights, up to which the weights found make it up
-TOLD = 0.1  # a side is told if a fit of all comes so close to it
+LINEAR_MISFIT_SIGMAS, SLOPE_JUMP_SIGMAS = 20.0, 300.0
+SAME_JUMP_DIFFERENCE = 1e-5  # a jump differs from what it should be by no more than this share
+ZERO_PREACTIVATION = 1e-6  # neurons followed are those of the points at which they are zero to this part
+LEAST_CROSSING_SINE = 1e-3  # sine of the angle between hyperplanes that cross, at least
+FOLLOWABLE_ERROR = 1e-5  # normals with larger errors begin nothing, bends with such ones tell no weight
+SLOPE_LEFT_SHARE = 1e-7  # part of a slope, in units of all weights, up to which the weights found make it up
+SIDE_FIT_DEVIATION = 0.1  # a side is told if a fit of all comes so close to it
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FollowedNeuron:
         if (np.sign(z) != self.side)[~self.known].any():
             return False
         off = self.weights @ np.abs(z) / 2 + self.slope @ x + self.bias
-        return bool(abs(off) < ZERO * (1 + np.abs(self.weights) @ np.abs(z)))
+        return bool(abs(off) < ZERO_PREACTIVATION * (1 + np.abs(self.weights) @ np.abs(z)))
 
     def among(self, there: Bool[np.ndarray, " k"]) -> FollowedNeuron:
         """The same for some of the first layer's neurons; at the hyperplanes of the others it does not bend."""
@@ -91,7 +91,7 @@ class FollowedNeuron:
                 return None  # of parallel rows only the sum is told
         known = self.known | on
         # Nothing else is in it, unless a bend was another neuron's.
-        if np.linalg.norm(rest - (turned * weights * on) @ rows) > LEFT * np.linalg.norm(weights):
+        if np.linalg.norm(rest - (turned * weights * on) @ rows) > SLOPE_LEFT_SHARE * np.linalg.norm(weights):
             return None
         # Where it was met is known to the last digit, what is left of its slope no better than the normal there.
         offset = -float(weights @ np.maximum(turned * (rows @ self.at + bias), 0))
@@ -131,17 +131,17 @@ def follow(
     k = len(bias)
     weights, known, errors = np.zeros(k), np.zeros(k, dtype=bool), [0.0]
     (x, normal), jump = (seen.x, seen.normal), seen.jump
-    start, begun, reach = x, normal, max(REACH * probe.noise.size, float(np.linalg.norm(x)))
+    start, begun, reach = x, normal, max(FOLLOWING_REACH * probe.noise.size, float(np.linalg.norm(x)))
     where = np.sign(rows @ x + bias)
     first, failed = where.copy(), 0
     for j in probe.rng.permutation(k):
         for way in range(WAYS):
-            if known[j] or failed > MISSED + known.sum():
+            if known[j] or failed > VAIN_CROSSINGS + known.sum():
                 break
             if way:
                 # From where all is known to be as it was.
                 x, normal, where = start, begun, first.copy()
-            for _ in range(CROSSINGS):
+            for _ in range(CROSSINGS_PER_WAY):
                 met = _next(probe, layer, x, normal, int(j))
                 if met is None or np.linalg.norm(met[0]) > reach:
                     break
@@ -150,9 +150,9 @@ def follow(
                 if not known[i]:
                     apart = np.abs(rows @ y + bias)
                     apart[i] = np.inf
-                    room = AROUND * min(float(apart.min()), probe.noise.size)
+                    room = CROSSING_ROOM_SHARE * min(float(apart.min()), probe.noise.size)
                     change = bend_at(probe, Crossing(y, rows[i], up, normal, jump), room)
-                    if change is None or change.error > VAGUE:
+                    if change is None or change.error > FOLLOWABLE_ERROR:
                         failed += 1
                         break
                     weights[i], known[i] = change.weight, True
@@ -178,7 +178,7 @@ def _next(
     z = rows @ x + bias
     toward = -np.sign(z[j]) * rows[j]
     aside = probe.rng.standard_normal(len(x))
-    v = toward + ASIDE * aside / np.linalg.norm(aside)
+    v = toward + RANDOM_WAY_SHARE * aside / np.linalg.norm(aside)
     v -= normal * (normal @ v) / (normal @ normal)
     rate = rows @ v
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -210,14 +210,14 @@ def bend_at(probe: Probe, here: Crossing, room: float) -> Change | None:
     across = normal / np.linalg.norm(normal)
     ahead, within = up * (other - (other @ across) * across), across - (other @ across) * other
     length = float(np.linalg.norm(ahead))
-    if length < PARALLEL:
+    if length < LEAST_CROSSING_SINE:
         return None
     ahead, within = ahead / length, within / length
     basis, plane = np.array([ahead, within]), _fan()
     a, b = float(other @ ahead), float(normal @ within)
-    for nearer in NEARER:
+    for nearer in CROSSING_RADIUS_FACTORS:
         radius = nearer * room
-        if radius < NEAREST * probe.noise.size:
+        if radius < LEAST_CROSSING_RADIUS * probe.noise.size:
             return None
         points = y + radius * (plane @ basis)
         answers = probe.ask(points)
@@ -237,7 +237,7 @@ def bend_at(probe: Probe, here: Crossing, room: float) -> Change | None:
         # Of another hyperplane that passes there the slopes jump by something else.
         should = radius * np.outer([told * a, b], strength)
         off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
-        if off > SAME * np.linalg.norm(should):
+        if off > SAME_JUMP_DIFFERENCE * np.linalg.norm(should):
             # Layers behind pass on another part of it here.
             back = probe.ask(y - radius * (plane @ basis))
             passed = _two_pieces(-plane, back, sigma)
@@ -245,7 +245,7 @@ def bend_at(probe: Probe, here: Crossing, room: float) -> Change | None:
                 continue
             should = np.outer([told * a / b, 1.0], passed[0][1])
             off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
-            if off > SAME * np.linalg.norm(should):
+            if off > SAME_JUMP_DIFFERENCE * np.linalg.norm(should):
                 continue
         return Change(up * told, x, share * abs(b / a) * (1 + slope**2))
     return None
@@ -254,7 +254,7 @@ def bend_at(probe: Probe, here: Crossing, room: float) -> Change | None:
 def _fan() -> Float[np.ndarray, "N two"]:
     """Points around the origin of a plane, where the first coordinate is positive, near and far in turn. They are dense
     at both ends, where few must tell a linear function."""
-    angle = (np.pi / 2 - BESIDE) * np.sin(np.linspace(-np.pi / 2, np.pi / 2, ANGLES))
+    angle = (np.pi / 2 - FAN_MARGIN_ANGLE) * np.sin(np.linspace(-np.pi / 2, np.pi / 2, ANGLES))
     plane = np.column_stack([np.cos(angle), np.sin(angle)])
     plane[::2] /= 2
     return plane
@@ -265,7 +265,7 @@ def _two_pieces(
 ) -> tuple[Float[np.ndarray, "three m"], float] | None:
     """Two affine functions that explain answers around a point: their difference, and its relative error."""
     F, best = np.column_stack([plane, np.ones(len(plane))]), None
-    for cut in range(LEAST, ANGLES - LEAST + 1):
+    for cut in range(LEAST_FAN_DIRECTIONS, ANGLES - LEAST_FAN_DIRECTIONS + 1):
         parts, left, doubt = [], 0.0, 0.0
         for some in (slice(cut), slice(cut, None)):
             solution, _, _, s = np.linalg.lstsq(F[some], answers[some], rcond=None)
@@ -277,7 +277,7 @@ def _two_pieces(
     assert best is not None
     left, jump, doubt = best
     size = float(np.linalg.norm(jump[:2]))
-    return (jump, doubt / size) if left < STRAIGHT * sigma and size > JUMP * sigma else None
+    return (jump, doubt / size) if left < LINEAR_MISFIT_SIGMAS * sigma and size > SLOPE_JUMP_SIGMAS * sigma else None
 
 
 def sides(layer: AffineMap, followed: Sequence[FollowedNeuron]) -> Float[np.ndarray, " k"] | None:
@@ -294,15 +294,16 @@ def sides(layer: AffineMap, followed: Sequence[FollowedNeuron]) -> Float[np.ndar
         equations.append(apart @ (one.weights[:, None] * rows).T / 2)
         right.append(apart @ one.slope)
     solution, _, rank, _ = np.linalg.lstsq(np.concatenate(equations), np.concatenate(right), rcond=1e-6)
-    if rank < len(rows) or np.abs(np.abs(solution) - 1).max() > TOLD:
+    if rank < len(rows) or np.abs(np.abs(solution) - 1).max() > SIDE_FIT_DEVIATION:
         return None
     return np.asarray(np.sign(solution))
 
 
-CALM, MOST = 6, 4  # fresh lines in a row on which no new neuron is met; most neurons, in units of the first layer's
-HOPELESS = 60  # hyperplanes that cannot be followed, where none could, after which it is given up
+# Fresh lines in a row on which no new neuron is met; most neurons, in units of the first layer's.
+BARREN_LINES, MOST_FOLLOWED = 6, 4
+FAILED_FOLLOWINGS = 60  # hyperplanes that cannot be followed, where none could, after which it is given up
 # A weight so small beside the largest is none; how many neurons must have crossed a hyperplane for that to be told.
-NOTHING, OFTEN = 1e-5, 3
+ABSENT_WEIGHT, ABSENT_CROSSINGS = 1e-5, 3
 
 
 def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
@@ -310,7 +311,7 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
 
     `setup`: what all steps share; answers are exact. `state`: with the first layer's rows, more of them than inputs.
     Queries: those of `follow` for each neuron of the second layer and for some hyperplanes of deeper ones, and of
-    `search` and `measure_normals` for lines until `CALM` in a row show nothing new.
+    `search` and `measure_normals` for lines until `BARREN_LINES` in a row show nothing new.
     """
     found, frame, oracle = state.found, state.frame, setup.oracle
     # Answers in such numbers around crossings would be a burden to fits, and tell these nothing.
@@ -322,11 +323,11 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
     waiting = list(points_of(frame, found.bent))
     barren = failed = 0
     settled = None
-    while barren < CALM and len(followed) < MOST * len(rows) and settled is None:
+    while barren < BARREN_LINES and len(followed) < MOST_FOLLOWED * len(rows) and settled is None:
         had = len(followed)
         for seen in waiting:
-            far = np.linalg.norm(seen.x) > REACH * probe.noise.size
-            if seen.error > VAGUE or far or any(n.zero(layer, seen.x) for n in followed):
+            far = np.linalg.norm(seen.x) > FOLLOWING_REACH * probe.noise.size
+            if seen.error > FOLLOWABLE_ERROR or far or any(n.zero(layer, seen.x) for n in followed):
                 continue
             one = follow(probe, layer, seen)
             if one is not None:
@@ -334,11 +335,11 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
                 continue
             failed += 1
             # Most hyperplanes behind many layers are of none of the second: those followed by then are enough.
-            if failed % HOPELESS == 0:
+            if failed % FAILED_FOLLOWINGS == 0:
                 settled = _settled(layer, followed)
                 if settled is not None or not followed:
                     break
-        if failed >= HOPELESS and not followed:
+        if failed >= FAILED_FOLLOWINGS and not followed:
             return state, []
         waiting = _on_another_line(probe, frame, layer, followed) if settled is None else []
         barren = 0 if len(followed) > had else barren + 1
@@ -359,7 +360,9 @@ def _settled(layer: AffineMap, followed: list[FollowedNeuron]) -> tuple[np.ndarr
     if not followed:
         return None
     weights, known = (np.array([getattr(one, name) for one in followed]) for name in ("weights", "known"))
-    there = (np.abs(weights).max(axis=0) > NOTHING * np.abs(weights).max()) | (known.sum(axis=0) < OFTEN)
+    there = (np.abs(weights).max(axis=0) > ABSENT_WEIGHT * np.abs(weights).max()) | (
+        known.sum(axis=0) < ABSENT_CROSSINGS
+    )
     turned = sides((layer[0][there], layer[1][there]), [one.among(there) for one in followed])
     return None if turned is None else (there, turned)
 

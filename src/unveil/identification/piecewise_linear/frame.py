@@ -13,7 +13,7 @@ from unveil.blackbox.domain import Within
 # Deviations of the logarithms of a layer's d values, in units of sqrt(2 log d): above one a few of them make up their
 # sum (Derrida, 1981). A neuron with weights of one sign, but for few, switches only there.
 TAILS = 0.2, 0.5, 1.2
-SHARES = (0.03, 0.97)  # mean of a coordinate of a point in a box, in units of the box; drawn for each point
+BOX_MEAN_LIMITS = (0.03, 0.97)  # mean of a coordinate of a point in a box, in units of the box; drawn for each point
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Frame:
             low, high = self.within
             # Points with few coordinates near their upper ends, with many, and with half of them: a sum of inputs that
             # is hardly ever large among points that are all like each other is so at some of these.
-            share = rng.uniform(SHARES[0], SHARES[1], size=(count, 1))
+            share = rng.uniform(BOX_MEAN_LIMITS[0], BOX_MEAN_LIMITS[1], size=(count, 1))
             u = rng.beta(share, 1 - share, size=(count, n))
             # Not quite to the walls: a step from there would be cut off.
             return np.asarray(low + (high - low) * (0.01 + 0.98 * u))

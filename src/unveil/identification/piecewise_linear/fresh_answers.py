@@ -15,10 +15,10 @@ from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS
 from unveil.whitebox.network import Network
 
 # Answers per parameter in a fit; several answers to one question tell less than as many to several.
-RATIO, RATIO_OF_MANY = 2.0, 3.0
-FURTHER = 3.0  # how many times as far out every fourth point of a fit lies as a user would draw it
+ANSWERS_PER_PARAMETER, PER_PARAMETER_OF_MANY = 2.0, 3.0
+FAR_POINT_FACTOR = 3.0  # how many times as far out every fourth point of a fit lies as a user would draw it
 # How far beside a place of a hyperplane points of a region lie: in typical values at most, and as shares of that.
-NEAR, PARTS = 3.0, (0.3, 0.6, 0.9)
+BESIDE_REACH, REACH_PARTS = 3.0, (0.3, 0.6, 0.9)
 
 
 def fresh(
@@ -30,7 +30,7 @@ def fresh(
     x = np.concatenate([np.empty((0, oracle.n)), *state.fresh.x])
     more = oracle.sample(max(0, count - len(x)), rng)
     if oracle.within is None:
-        more[::4] *= FURTHER
+        more[::4] *= FAR_POINT_FACTOR
         if state.layers and state.frame.d > BY_POINTS:
             # Where the layer was read: at usual inputs hardly any of so many neurons may be active.
             more[1::2] = state.frame.sample(len(more[1::2]), rng)
@@ -48,7 +48,7 @@ def fresh_on_both_sides(
     setup: Setup, state: Reading, network: Network
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """Points and answers for a fit of all weights of a network, with every hidden neuron met on either side. Queries:
-    `RATIO` per parameter, fewer with several outputs and those asked before; as many again at most."""
+    `ANSWERS_PER_PARAMETER` per parameter, fewer with several outputs and those asked before; as many again at most."""
     x, y = fresh(setup, state, answers_for(Network(network.layers[state.settled_layers :])))
     if state.settled_layers:
         return x, y  # they have points beside each place where one was met
@@ -64,8 +64,8 @@ def beside(frame: Frame, planes: Hyperplanes) -> Float[np.ndarray, "N n"]:
     active, and answers say nothing of what they add."""
     step = planes.rows @ frame.V.T
     low, high = frame.room(planes.at, step)
-    typical = NEAR * float(np.median(np.abs(frame.values(planes.at)))) if len(planes) else 0.0
-    ways = [part * np.clip(end, -typical, typical)[:, None] * step for end in (low, high) for part in PARTS]
+    typical = BESIDE_REACH * float(np.median(np.abs(frame.values(planes.at)))) if len(planes) else 0.0
+    ways = [part * np.clip(end, -typical, typical)[:, None] * step for end in (low, high) for part in REACH_PARTS]
     return np.concatenate([planes.at + way for way in ways])
 
 
@@ -92,4 +92,4 @@ def on_rare_sides(
 
 def answers_for(network: Network) -> int:
     """Answers for a fit of all its weights."""
-    return int((RATIO if network.m == 1 else RATIO_OF_MANY) * parameters(network) / network.m)
+    return int((ANSWERS_PER_PARAMETER if network.m == 1 else PER_PARAMETER_OF_MANY) * parameters(network) / network.m)

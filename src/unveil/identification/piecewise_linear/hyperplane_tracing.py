@@ -16,26 +16,28 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import local
 
 # Half of a step, in standard deviations of where the breakpoint is expected, and of what it does to answers.
-WINDOW, BARELY = 4.0, 1000.0
+HALF_STEP_SIGMAS, BARELY = 4.0, 1000.0
 # Longest half of a step, in distances between breakpoints; where an unknown weight is looked for, and any other
 # neuron's breakpoint would be taken for it.
-LONGEST, SHORT = 0.15, 0.03
-WIDER = (1.0, 4.0)  # errors of normals, in units of those expected, that are tried
+LONGEST_HALF_STEP, UNKNOWN_HALF_STEP = 0.15, 0.03
+NORMAL_ERROR_FACTORS = (1.0, 4.0)  # errors of normals, in units of those expected, that are tried
 LIKELY = 0.6  # deviation of an unknown weight, in units of the largest known one
-KNOWN = 0.05  # an unknown weight is known from this deviation on, in the same units
+KNOWN_WEIGHT_DEVIATION = 0.05  # an unknown weight is known from this deviation on, in the same units
 # Deviations beyond which a place is on no plane; how many times larger than expected they may all be.
-OUTSIDE, ROUGHER = 6.0, 4.0
+OUTSIDE, ROUGHER_PLACES_FACTOR = 6.0, 4.0
 POINT = 1e-7  # relative rounding of points
-POOL = 300  # candidates looked at for places, which costs no query
+PLACE_POOL = 300  # candidates looked at for places, which costs no query
 # Places per unknown weight where it is looked for, and starts from which these are reached.
-FILLS, STARTS = 3, 20
-ROUNDS = 10
+FILLS, STARTS_PER_UNKNOWN = 3, 20
+FILLING_ROUNDS = 10
 NEWTON = 8  # steps towards a place that is given by equations
-FIRST, NEAR, CONFIRM = 10, 1.3, 1.6  # places at first; places per weight: near where it was seen, and anywhere
+# Places at first; places per weight: near where it was seen, and anywhere.
+FIRST, NEAR_PER_WEIGHT, CONFIRM = 10, 1.3, 1.6
 # Share of the places that may show nothing, and share of the steps that must show one breakpoint.
-NOTHING, ONE = 0.15, 0.2
-OWN = 0.85  # share of the breakpoints that must be the neuron's own
-SURE = 5e-3  # a hyperplane met in places all over it is known far better than to this; one that is not was not followed
+EMPTY_PLACES_SHARE, ONE_BREAKPOINT_SHARE = 0.15, 0.2
+OWN_BREAKPOINTS = 0.85  # share of the breakpoints that must be the neuron's own
+# A hyperplane met in places all over it is known far better than to this; one that is not was not followed.
+TRACED_ERROR = 5e-3
 
 
 def follow(
@@ -49,15 +51,15 @@ def follow(
     `fine`: an error of its weights from which on further places tell nothing that is of use. Queries: 9 for each of
     two to three places per weight; of `FIRST` places where the normal told all weights that well.
     """
-    for wider in WIDER:
+    for wider in NORMAL_ERROR_FACTORS:
         one = _One.begin(behind, seen, wider, spacing)
         if one is None:
             return None
         if not one.known.all():
-            one, there = one.located(_One.around, int(NEAR * one.known.sum()) + 2)
+            one, there = one.located(_One.around, int(NEAR_PER_WEIGHT * one.known.sum()) + 2)
             if not there:
                 continue
-            for _ in range(ROUNDS):
+            for _ in range(FILLING_ROUNDS):
                 one, more = one.filled()
                 if not more:
                     break
@@ -65,7 +67,7 @@ def follow(
         if there:
             neuron, at = one.result(), one.at[1:]
             own = min(one.own, 1 - float(behind.explained(at, np.zeros(len(at)), known).mean()))
-            return neuron if own >= OWN and np.trace(neuron.spread) < SURE**2 else None
+            return neuron if own >= OWN_BREAKPOINTS and np.trace(neuron.spread) < TRACED_ERROR**2 else None
         if one.met > len(one.known):
             return None
     return None
@@ -188,18 +190,18 @@ class _One:
 
     def around(self) -> Float[np.ndarray, "P d"]:
         """Places near those where it was seen; coordinates stay positive."""
-        size = 10 ** self.rng.uniform(-2, 0, (POOL, 1))
-        step = np.exp(size * self.rng.standard_normal((POOL, self.at.shape[1])))
-        return self.at[self.rng.integers(len(self.at), size=POOL)] * step
+        size = 10 ** self.rng.uniform(-2, 0, (PLACE_POOL, 1))
+        step = np.exp(size * self.rng.standard_normal((PLACE_POOL, self.at.shape[1])))
+        return self.at[self.rng.integers(len(self.at), size=PLACE_POOL)] * step
 
     def anywhere(self) -> Float[np.ndarray, "P d"]:
         """Places between points on different sides."""
-        pool = self.behind.frame.sample(POOL, self.rng)
+        pool = self.behind.frame.sample(PLACE_POOL, self.rng)
         z = self.sums(pool)
         up, down = pool[z > 0], pool[z <= 0]
         if not len(up) or not len(down):
             return self.around()
-        a, b = up[self.rng.integers(len(up), size=POOL)], down[self.rng.integers(len(down), size=POOL)]
+        a, b = up[self.rng.integers(len(up), size=PLACE_POOL)], down[self.rng.integers(len(down), size=PLACE_POOL)]
         for _ in range(12):
             middle = (a + b) / 2
             over = (self.sums(middle) > 0)[:, None]
@@ -228,11 +230,16 @@ class _One:
 
     def entered(self, unknown: Int[np.ndarray, " u"]) -> tuple[np.ndarray, np.ndarray]:
         """Points of the hyperplane where these neurons have just become active, and which."""
-        which = np.repeat(unknown, STARTS)
+        which = np.repeat(unknown, STARTS_PER_UNKNOWN)
         x = self.at[self.rng.integers(len(self.at), size=len(which))].copy()
         unit = np.eye(len(self.known))[which]
         # As far in as a plausible weight keeps the step short.
-        depth = SHORT * self.spacing / (WINDOW * LIKELY * self.largest) * 10 ** self.rng.uniform(-1.5, 0, len(x))
+        depth = (
+            UNKNOWN_HALF_STEP
+            * self.spacing
+            / (HALF_STEP_SIGMAS * LIKELY * self.largest)
+            * 10 ** self.rng.uniform(-1.5, 0, len(x))
+        )
         # Where they need not stay positive, the neuron may be one of the first layer, and is negative yet.
         least = -1.0 if self.behind.frame.free else 0.5
         for _ in range(NEWTON):
@@ -276,8 +283,8 @@ class _One:
         g = np.concatenate([there.h, np.ones((len(x), 1))], axis=1)
         doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, self.spread, g) + self.behind.doubt(x) @ self.weights**2) / rate
         strength = np.sqrt(((self.seen.jump / self.behind.probe.sigma(x)) ** 2).mean(axis=1)) * rate
-        longest = (LONGEST if entered is None else SHORT) * self.spacing
-        half = np.maximum(WINDOW * doubt, np.minimum(BARELY / np.maximum(strength, 1e-300), longest / 3))
+        longest = (LONGEST_HALF_STEP if entered is None else UNKNOWN_HALF_STEP) * self.spacing
+        half = np.maximum(HALF_STEP_SIGMAS * doubt, np.minimum(BARELY / np.maximum(strength, 1e-300), longest / 3))
         good = (rate > 0.03) & (half < longest)
         for end in (-1, 1):
             y = x + end * half[:, None] * e
@@ -299,7 +306,7 @@ class _One:
             none=self.none + int((steps.none & there.clear).sum()),
             tried=self.tried + len(ok),
         )
-        if one.none > NOTHING * (one.met + one.none) + 2 or one.met < ONE * one.tried - 4:
+        if one.none > EMPTY_PLACES_SHARE * (one.met + one.none) + 2 or one.met < ONE_BREAKPOINT_SHARE * one.tried - 4:
             return one, False
         if not ok.any():
             return one, True
@@ -319,7 +326,7 @@ class _One:
             theta=theta,
             spread=spread,
             own=float(inside.mean()),
-            known=self.known | (np.sqrt(spread.diagonal()[:-1]) < KNOWN * self.largest),
+            known=self.known | (np.sqrt(spread.diagonal()[:-1]) < KNOWN_WEIGHT_DEVIATION * self.largest),
         )
         return one, one.own > 0.6
 
@@ -346,7 +353,7 @@ def _plane(
         theta = np.linalg.lstsq(A, np.concatenate([told, np.zeros(len(g))]), rcond=None)[0]
         off = np.abs(g @ theta)
         # Least absolute errors first; in the end those outside do not count.
-        most = OUTSIDE * float(np.clip(np.median(off), 1.0, ROUGHER))
+        most = OUTSIDE * float(np.clip(np.median(off), 1.0, ROUGHER_PLACES_FACTOR))
         weight = 1 / np.maximum(off, 1) if turn < 9 else (off < most).astype(float)
     scale = max(1.0, float(np.sqrt((weight * off**2).sum() / max(1.0, weight.sum() - len(theta) / 2))))
     return theta, _covariance(np.concatenate([fixed, g * np.sqrt(weight)[:, None]])) * scale**2, weight > 0

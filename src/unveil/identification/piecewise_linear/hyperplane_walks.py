@@ -11,8 +11,8 @@ from unveil.identification.piecewise_linear.partial_network import moved
 
 # Steps of a walk, the longest one in units of one more than how far out it is, and what the value is to come to,
 # relative to the same: a weight is told the better the larger, and the hyperplane lies the farther from there.
-STEPS, LONGEST, AIM = 60, 0.05, 2e-3
-ON = 1e-7  # how far from the hyperplane a walk may end, likewise
+WALK_STEPS, LONGEST_WALK_STEP, ENTERING_VALUE = 60, 0.05, 2e-3
+WALK_END_DISTANCE = 1e-7  # how far from the hyperplane a walk may end, likewise
 
 
 def entering(
@@ -28,7 +28,7 @@ def entering(
     """
     W, b = layers[-1]
     row, step = np.where(neuron.known, neuron.weights, 0), np.zeros_like(x)
-    for _ in range(STEPS):
+    for _ in range(WALK_STEPS):
         x = x + step
         h, move = moved(layers[:-1], x)
         sums, moves = h @ W.T + b, W @ move
@@ -39,15 +39,15 @@ def entering(
         rise = moves[:, unknown]
         rise = rise - ((rise * normal).sum(axis=1) / size)[:, None] * normal
         far = 1 + np.linalg.norm(x, axis=1)
-        wanted = (AIM * far - sums[:, unknown]) / np.maximum((rise**2).sum(axis=1), 1e-300)
+        wanted = (ENTERING_VALUE * far - sums[:, unknown]) / np.maximum((rise**2).sum(axis=1), 1e-300)
         step = _no_longer(wanted[:, None] * rise, far) - _no_longer(back[:, None] * normal, far)
     h = after(layers, x)
     there = (h[:, unknown] > 0) & ((h[:, ~neuron.known] > 0).sum(axis=1) == 1)
-    there &= np.abs(h @ row + neuron.bias) < ON * far
+    there &= np.abs(h @ row + neuron.bias) < WALK_END_DISTANCE * far
     return x[there], normal[there] / np.sqrt(size[there])[:, None]
 
 
 def _no_longer(step: Float[np.ndarray, "N n"], far: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N n"]:
     """Steps that are no longer than walks take them."""
     length = np.maximum(np.linalg.norm(step, axis=1), 1e-300)
-    return np.asarray(step * np.minimum(1, LONGEST * far / length)[:, None])
+    return np.asarray(step * np.minimum(1, LONGEST_WALK_STEP * far / length)[:, None])

@@ -14,13 +14,13 @@ from unveil.identification.piecewise_linear.frame import Frame
 
 # A hyperplane is one met before where normal and position agree to so many times both errors, which are no smaller
 # than the least.
-SAME, LEAST = 6.0, 1e-6
+SAME, LEAST_MATCH_ERROR = 6.0, 1e-6
 # Normals with smaller errors than this are those of others that are known so many times better, where these are within
 # so many errors: of close breakpoints they are understated.
-NEARLY, CLEARER, BESIDE = 1e-4, 30.0, 30.0
+ALIGNED_NORMAL_ERROR, CLEARER, ALIGNED_DISTANCE_ERRORS = 1e-4, 30.0, 30.0
 # A breakpoint is where a hyperplane is expected to within so many errors of that place, as long as these are below the
 # share of its distance from the line's origin, plus so many times the breakpoint's own width.
-EXPECTED, VAGUE, WIDTHS = 4.0, 0.1, 3.0
+EXPECTED, VAGUE_CROSSING_SHARE, BREAKPOINT_WIDTHS = 4.0, 0.1, 3.0
 ARITHMETIC = 1e-9  # relative error of where a hyperplane crosses a line that comes from our own arithmetic
 
 
@@ -70,7 +70,7 @@ class Hyperplanes(Rows):
         known = Hyperplanes.joined([others, self])
         cosine = self.rows @ known.rows.T
         chord = np.sqrt(np.maximum(0, 2 - 2 * np.abs(cosine)))
-        allowed = BESIDE * np.where(self.error < NEARLY, self.error, 0)[:, None]
+        allowed = ALIGNED_DISTANCE_ERRORS * np.where(self.error < ALIGNED_NORMAL_ERROR, self.error, 0)[:, None]
         error = np.where((chord < allowed) & (CLEARER * known.error < self.error[:, None]), known.error, np.inf)
         better = np.where(np.isfinite(error).any(axis=1), error.argmin(axis=1), np.arange(-len(self), 0))
         sign = np.sign(cosine[np.arange(len(self)), better])
@@ -84,7 +84,7 @@ class Hyperplanes(Rows):
 
     def same(self, frame: Frame, other: Hyperplanes) -> Bool[np.ndarray, "O K"]:
         """Which of the others are which of these: as steep, and in the same position where the others were met."""
-        error = np.maximum(SAME * (other.error[:, None] + self.error), LEAST)
+        error = np.maximum(SAME * (other.error[:, None] + self.error), LEAST_MATCH_ERROR)
         chord = np.sqrt(np.maximum(0, 2 - 2 * np.abs(other.rows @ self.rows.T)))
         here, there = frame.values(other.at), frame.values(self.at)
         square = (here**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * here @ there.T
@@ -106,8 +106,8 @@ class Hyperplanes(Rows):
         slack = EXPECTED * self.error * away / np.sqrt(frame.d) / np.maximum(np.abs(rate), 1e-300)
         slack += ARITHMETIC * (1 + np.abs(t))
         # A line that hardly crosses a hyperplane says nothing about where: it must not explain everything.
-        slack = np.where(slack < VAGUE * (1 + np.abs(t)), slack, -np.inf)
-        off, width = np.abs(line.t[:, None] - t), WIDTHS * line.width[:, None]
+        slack = np.where(slack < VAGUE_CROSSING_SHARE * (1 + np.abs(t)), slack, -np.inf)
+        off, width = np.abs(line.t[:, None] - t), BREAKPOINT_WIDTHS * line.width[:, None]
         inside = off <= slack + width
         with np.errstate(invalid="ignore"):
             score = np.where(inside, off / (slack + width), np.inf)

@@ -16,27 +16,27 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import SAME, Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import normals
-from unveil.identification.piecewise_linear.parallel_rows import FEWEST, across_parallel
+from unveil.identification.piecewise_linear.parallel_rows import PARALLEL_COORDINATES, across_parallel
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rows_from_points import BY_POINTS, sharper_rows
 
 # Lines in a row that may show nothing new, by whether answers are exact and whether the region is free.
-QUIET = {(True, True): 2, (True, False): 4, (False, True): 3, (False, False): 8}
+QUIET_LINES = {(True, True): 2, (True, False): 4, (False, True): 3, (False, False): 8}
 # Behind a layer of many coordinates as many as this share of these: far out a line often crosses nothing at all.
 RARELY = 0.25
 # Behind another layer the same neuron's row differs from place to place by the errors of the rows of that layer.
-BEHIND = 1e-3
-TOLD = 0.1  # share of a row's error that breakpoints leave where they tell it
+ROW_ERROR_BEHIND = 1e-3
+TOLD_ROW_ERROR_SHARE = 0.1  # share of a row's error that breakpoints leave where they tell it
 # Places at which the complement of the normals is tried: in a bounded region steps are short, and a neuron that is
 # active in one corner only is easily passed by.
 TESTS, TESTS_IN_BOX = 8, 24
 # So many times more of them where critical points of deeper layers are so many times as many as neurons: many layers
 # hide what moves before them.
-MANY, OFTEN, UNEVEN = 5, 8, 30.0
-PART = 1.0  # part of a hyperplane's stated error that is expected at each of many places
+MANY_BENT_PER_NEURON, TEST_FACTOR, UNEVEN_ROUNDING_FACTOR = 5, 8, 30.0
+EXPECTED_ERROR_PART = 1.0  # part of a hyperplane's stated error that is expected at each of many places
 # Share of a derivative beside all rows from which on neurons are missing, where answers are exact: errors of rows are
 # less.
-BESIDE = 1e-6
+UNEXPLAINED_SLOPE_SHARE = 1e-6
 ROOMY = 400  # places among which a line that only missing neurons bend is laid
 # Cosine with a coordinate from which on a hyperplane behind a layer is taken for a wall of the region, where answers
 # have few digits: there a neuron of the layer before switches, and that may be met a little inside.
@@ -76,7 +76,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
     yield found
     exact, quiet, changes = probe.noise.exact, 0, False
     rare = _rare(probe, frame)
-    enough = max(QUIET[exact, frame.free], RARELY * frame.d if rare else 0)
+    enough = max(QUIET_LINES[exact, frame.free], RARELY * frame.d if rare else 0)
     for number in range(max(most_lines, len(given))):
         if number < len(given):
             line: Line | None = given[number]
@@ -85,7 +85,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
             beyond = None if first else _complement(frame, found)
             where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond, _many(found))
             changes = len(where) > 0 or (beyond is not None and sure)
-            patience = QUIET[exact, True] if exact else enough if rare else 0
+            patience = QUIET_LINES[exact, True] if exact else enough if rare else 0
             # Rows that are vague hide what moves beside them: lines that still show others tell that some are missing.
             growing = not exact and number > 1 and not quiet
             if beyond is not None and not changes and not growing and (frame.free or quiet >= patience):
@@ -103,7 +103,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         known = exact and changes and (not frame.free or _many(found))
         if number + 1 >= len(given) and quiet >= enough and not known:
             break
-    if exact and frame.free and frame.d >= FEWEST:
+    if exact and frame.free and frame.d >= PARALLEL_COORDINATES:
         found, lines = across_parallel(probe, frame, found)
         for line in lines:
             found = _explained(probe, frame, line, found).with_line(line)
@@ -174,7 +174,7 @@ def _beside(found: LayerFound, beyond: Float[np.ndarray, "d free"]) -> Float[np.
     """Derivatives where no row sees them, of those that have such a part."""
     part = found.slope @ beyond
     size = np.linalg.norm(part, axis=(1, 2))
-    return np.asarray(part[size > BESIDE * np.linalg.norm(found.slope, axis=(1, 2))] @ beyond.T)
+    return np.asarray(part[size > UNEXPLAINED_SLOPE_SHARE * np.linalg.norm(found.slope, axis=(1, 2))] @ beyond.T)
 
 
 def _complement(frame: Frame, found: LayerFound) -> Float[np.ndarray, "d free"] | None:
@@ -188,8 +188,8 @@ def _complement(frame: Frame, found: LayerFound) -> Float[np.ndarray, "d free"] 
 def missing(probe: Probe, frame: Frame, found: LayerFound) -> bool:
     """Whether answers change where no row says so, by more than the errors of the rows explain.
 
-    With as many rows as coordinates there is no such direction, and it cannot be told. Queries: `2 OFTEN TESTS` where
-    answers have few digits, of exact ones `2 TESTS`, in a box `2 TESTS_IN_BOX`.
+    With as many rows as coordinates there is no such direction, and it cannot be told. Queries: `2 TEST_FACTOR TESTS`
+    where answers have few digits, of exact ones `2 TESTS`, in a box `2 TESTS_IN_BOX`.
     """
     beyond = _complement(frame, found)
     if beyond is None:
@@ -201,17 +201,18 @@ def missing(probe: Probe, frame: Frame, found: LayerFound) -> bool:
 
 def _many(found: LayerFound) -> bool:
     """Whether critical points of deeper layers are so many that what moves before them often stays hidden."""
-    return len(found.bent) > MANY * len(found)
+    return len(found.bent) > MANY_BENT_PER_NEURON * len(found)
 
 
 def _moved(
     probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarray, "d free"], often: bool
 ) -> Float[np.ndarray, "P n"]:
-    """Where answers change along directions that no row sees. `often`: whether at `OFTEN` times as many places."""
+    """Where answers change along directions that no row sees. `often`: whether at `TEST_FACTOR` times as many
+    places."""
     noise, rng = probe.noise, probe.rng
     tests = TESTS_IN_BOX if noise.exact and frame.within is not None else TESTS
     if often:
-        tests *= OFTEN
+        tests *= TEST_FACTOR
     x = frame.sample(tests, rng)
     if not frame.free:
         # Long steps have room in the middle; neurons that are active in few corners are seen there alone.
@@ -224,9 +225,9 @@ def _moved(
     straight = found.straight
     drift = np.sqrt(((np.linalg.norm(straight.jump / noise.floor, axis=1) * straight.error) ** 2).sum())
     off = np.linalg.norm(frame.values(y) - frame.values(x), axis=1) / np.sqrt(frame.d)
-    allowed = limit(probe.m) * (1 + PART * drift * off / np.sqrt(probe.m))
+    allowed = limit(probe.m) * (1 + EXPECTED_ERROR_PART * drift * off / np.sqrt(probe.m))
     # Behind many layers rounding differs from place to place; what a neuron moves is far more.
-    return np.asarray(x[np.sqrt((moved**2).mean(axis=1)) > allowed * (UNEVEN if _many(found) else 1.0)])
+    return np.asarray(x[np.sqrt((moved**2).mean(axis=1)) > allowed * (UNEVEN_ROUNDING_FACTOR if _many(found) else 1.0)])
 
 
 def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> LayerFound:
@@ -237,7 +238,7 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     found, planes = normals(probe, frame, line, crossing, found)
     if not len(planes):
         return found
-    if probe.noise.exact and frame.d >= FEWEST:
+    if probe.noise.exact and frame.d >= PARALLEL_COORDINATES:
         planes = planes.aligned(frame, found.straight)
     straight, maybe = straight_ones(probe, frame, found, planes)
     if frame.M is not frame.V and frame.d > 1 and not probe.noise.exact:
@@ -246,8 +247,8 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     if _rare(probe, frame):
         # Vague rows are taken for others on the next line; one that breakpoints do not tell may be met again elsewhere.
         sharp = sharper_rows(probe, frame, new)
-        sharp = sharp[sharp.error < TOLD * new.error]
-        sharp = replace(sharp, error=np.maximum(sharp.error, BEHIND))
+        sharp = sharp[sharp.error < TOLD_ROW_ERROR_SHARE * new.error]
+        sharp = replace(sharp, error=np.maximum(sharp.error, ROW_ERROR_BEHIND))
         new, _ = _new(frame, found.straight, sharp, np.ones(len(sharp), dtype=bool))
     found = found.with_straight(new)
     # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.

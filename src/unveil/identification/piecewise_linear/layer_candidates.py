@@ -17,23 +17,24 @@ from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron, same_h
 from unveil.identification.piecewise_linear.partial_network import ZERO, Moves, explained
 from unveil.identification.piecewise_linear.sightings import Sightings
 
-AGREES, SIGMAS = 1e-6, 30.0  # equations of a critical point hold to this besides so many times its error
+# Equations of a critical point hold to this besides so many times its error.
+EQUATION_MISFIT, EQUATION_ERRORS = 1e-6, 30.0
 # A critical point begins a neuron if its normal is known so well, of many critical points better than of few, and the
 # active ones' normals are so independent.
-SHARP, VAGUE, APART = 1e-7, 1e-4, 1e-5
+SHARP, STARTING_NORMAL_ERROR, LEAST_INDEPENDENCE = 1e-7, 1e-4, 1e-5
 # Of fewer critical points, with normals known so well, one equation that holds so exactly is no chance; else two must.
-MANY, EXACT, CLOSE = 500, 1e-9, 1e-8
+MANY_CRITICAL_POINTS, EXACT_NORMAL_ERROR, LONE_EQUATION_MISFIT = 500, 1e-9, 1e-8
 # Most critical points that solve for a neuron's weights; most unknown ones that another one may bring in at a time, and
 # of many critical points.
-MOST, UNKNOWN, FEWER = 60, 5, 2
+MOST_SOLVING_POINTS, MOST_UNKNOWN_ADDED, UNKNOWN_ADDED_OF_MANY = 60, 5, 2
 # Critical points that begin a neuron at most, the most telling first, and so many in a row that begin none; a weight
 # larger than this is none.
-STARTS, BARREN, LARGEST = 2000, 700, 20.0
+STARTING_POINTS, BARREN_STARTS, LARGEST_TOLD_WEIGHT = 2000, 700, 20.0
 TWICE = 1e-5  # how near an unknown weight must be to itself where it is told twice
 # A neuron must be met so often, on so many lines, and at this share of the places where it should be.
-FEWEST, LINES, SHARE = 3, 3, 0.6
-SAME = 1e-10  # two that differ by less, in one minus the cosine, are one
-ROWS = 5e-7  # how far off rows may be on lines where all layers are read one after the other
+LEAST_MEETINGS, MEETING_LINES, MEETING_SHARE = 3, 3, 0.6
+SAME_COSINE_DIFFERENCE = 1e-10  # two that differ by less, in one minus the cosine, are one
+LINE_ROW_ERROR = 5e-7  # how far off rows may be on lines where all layers are read one after the other
 
 
 class Views(NamedTuple):
@@ -96,7 +97,7 @@ class Views(NamedTuple):
         (count, d, k), far = D.shape, 1 + np.linalg.norm(seen.h, axis=1)
         equations = np.zeros((count, d + 1, k + 1))
         equations[:, :d, :k], equations[:, d, :k], equations[:, d, k] = D, seen.h / far[:, None], 1 / far
-        exact = (error < EXACT) & (away > ZERO * (1 + np.linalg.norm(x, axis=1)))
+        exact = (error < EXACT_NORMAL_ERROR) & (away > ZERO * (1 + np.linalg.norm(x, axis=1)))
         return cls(which, seen, normal, error[which], line[which], along, equations, exact[which])
 
 
@@ -110,17 +111,21 @@ def candidates(
     returned. `views`: those behind the layers. `before`: what came out for the first `old` views, and neurons read
     otherwise. `old`: how many these were: what they could begin they have begun.
     """
-    ways = Ways.of(layers, lines, ROWS) if lines else None
+    ways = Ways.of(layers, lines, LINE_ROW_ERROR) if lines else None
     seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Neuron]()
 
     def grow(begun: Neuron) -> bool:
         grown = _grown(begun, views)
         members = views.members(grown)
         if ways is not None:
-            if members.sum() < FEWEST or len(set(views.line[members].tolist())) < 2:
+            if members.sum() < LEAST_MEETINGS or len(set(views.line[members].tolist())) < 2:
                 return False
             (grown,) = ways.confirmed([grown])
-            if grown.should < FEWEST or grown.lines < LINES or grown.were < SHARE * grown.should:
+            if (
+                grown.should < LEAST_MEETINGS
+                or grown.lines < MEETING_LINES
+                or grown.were < MEETING_SHARE * grown.should
+            ):
                 return False
         taken[members] = True
         out.append(grown)
@@ -129,19 +134,19 @@ def candidates(
     for one in before:
         grow(one)
     active = seen.on.sum(axis=1)
-    known = views.error < (SHARP if len(active) >= MANY else VAGUE)
+    known = views.error < (SHARP if len(active) >= MANY_CRITICAL_POINTS else STARTING_NORMAL_ERROR)
     ready = np.flatnonzero((active <= seen.rank) & (active >= 2) & known & (np.arange(len(active)) >= old))
     barren = 0
-    for i in ready[np.argsort(-np.minimum(active[ready], 6) + np.log10(views.error[ready]) / 20)][:STARTS]:
+    for i in ready[np.argsort(-np.minimum(active[ready], 6) + np.log10(views.error[ready]) / 20)][:STARTING_POINTS]:
         begun = None if taken[i] else _start(views, int(i))
         if begun is None:
             continue
         barren = 0 if grow(begun) else barren + 1
-        if barren > BARREN:
+        if barren > BARREN_STARTS:
             break
     kept: list[Neuron] = []
     for one in sorted(out, key=lambda one: (-int(one.known.sum()), -one.were)):
-        if not same_hyperplane(one, kept, SAME).any():
+        if not same_hyperplane(one, kept, SAME_COSINE_DIFFERENCE).any():
             kept.append(one)
     return kept
 
@@ -150,10 +155,10 @@ def _start(views: Views, i: int) -> Neuron | None:
     """The weights that one critical point tells alone."""
     on, normal = views.seen.on[i], views.normal[i]
     s = np.linalg.svd(active := views.seen.move[i][on], compute_uv=False)
-    if s[-1] < APART * s[0]:
+    if s[-1] < LEAST_INDEPENDENCE * s[0]:
         return None
     part = np.linalg.lstsq(active.T, normal, rcond=None)[0]
-    if np.linalg.norm(active.T @ part - normal) > 10 * AGREES + 100 * views.error[i]:
+    if np.linalg.norm(active.T @ part - normal) > 10 * EQUATION_MISFIT + 100 * views.error[i]:
         return None
     weights = np.zeros(len(on))
     weights[on] = part / np.linalg.norm(part)
@@ -163,13 +168,13 @@ def _start(views: Views, i: int) -> Neuron | None:
 
 def _grown(one: Neuron, views: Views) -> Neuron:
     """With all critical points that agree."""
-    on, many, held = views.seen.on, len(views.which) >= MANY, one.held
+    on, many, held = views.seen.on, len(views.which) >= MANY_CRITICAL_POINTS, one.held
     least, members = np.where(views.exact & (not many), 1, 2), views.members(one)
     while True:
         unknown = on & ~one.known
         counts, shared = unknown.sum(axis=1), (on & one.known).sum(axis=1)
         open_, spare = ~members & (shared >= least), views.seen.rank - counts
-        for count in range((FEWER if many else UNKNOWN) + 1):
+        for count in range((UNKNOWN_ADDED_OF_MANY if many else MOST_UNKNOWN_ADDED) + 1):
             which = held + np.flatnonzero((open_ & (counts == count) & (spare >= least))[held:])
             agree, told = _agree(one, views, which, unknown)
             if agree.any():
@@ -235,9 +240,9 @@ def _agree(
         told = np.linalg.solve(gram, np.einsum("cij,ci->cj", A, left)[:, :, None])[:, :, 0]
         left = left - np.einsum("cij,cj->ci", A, told)
         size = size + (np.take_along_axis(views.along[which], j, axis=1) * told).sum(axis=1)
-        firm &= np.abs(told).max(axis=1) < LARGEST
-    agrees = np.where(views.seen.rank[which] - j.shape[1] < 2, CLOSE, AGREES)
-    size, allowed = np.abs(size), agrees + SIGMAS * views.error[which]
+        firm &= np.abs(told).max(axis=1) < LARGEST_TOLD_WEIGHT
+    agrees = np.where(views.seen.rank[which] - j.shape[1] < 2, LONE_EQUATION_MISFIT, EQUATION_MISFIT)
+    size, allowed = np.abs(size), agrees + EQUATION_ERRORS * views.error[which]
     across = np.linalg.norm(left[:, :-1], axis=1) < allowed * np.maximum(size, 1e-6)
     return firm & across & (np.abs(left[:, -1]) < allowed) & (size > 1e-7), told
 
@@ -245,8 +250,8 @@ def _agree(
 def _solved(one: Neuron, views: Views) -> Neuron:
     """With the weights and bias, and their errors, of its best known critical points, some for every known weight."""
     members = np.flatnonzero(views.members(one))
-    if len(members) > MOST:
-        best = members[np.argsort(views.error[members])[:MOST]]
+    if len(members) > MOST_SOLVING_POINTS:
+        best = members[np.argsort(views.error[members])[:MOST_SOLVING_POINTS]]
         cover = [members[views.seen.on[members, j]][:3] for j in np.flatnonzero(one.known)]
         members = np.unique(np.concatenate([best, *cover]))
     E = views.equations[members] / np.maximum(views.error[members], 1e-12)[:, None, None]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from unveil.identification.fitting.output_layer import AffineMap, Unsigned, after, explain
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import passed_on
-from unveil.identification.piecewise_linear.deeper_state import SCALES, Deeper, Points
+from unveil.identification.piecewise_linear.deeper_state import RARE_SWITCH_SCALES, Deeper, Points
 from unveil.identification.piecewise_linear.derivative_sums import HELD, Sums, told
 from unveil.identification.piecewise_linear.expected_breakpoints import Ways
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
@@ -20,16 +20,17 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.reading_state import Setup
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
-OFTEN = 4
-MET = 0.9  # share of the times that a neuron should have been met and was: breakpoints close to another one are missed
+LAYER_MEETINGS = 4
+# Share of the times that a neuron should have been met and was: breakpoints close to another one are missed.
+MET_SHARE = 0.9
 ANYWAY = 6  # every so many lines, neurons met twice are worth a search for their weights
-HALF = 0.5  # a layer that explains more of the answers than this is the last hidden one
-ROUGH = 1e-5  # errors that nearly right weights may leave, in units of the largest answer
-USUAL = 0.8  # share of points at which a neuron is as exact as is said
+LAST_LAYER_SHARE = 0.5  # a layer that explains more of the answers than this is the last hidden one
+NEARLY_RIGHT_ERROR = 1e-5  # errors that nearly right weights may leave, in units of the largest answer
+USUAL_POINTS_SHARE = 0.8  # share of points at which a neuron is as exact as is said
 SAFE = 3.0  # so many times the largest deviation met is what a neuron may be off
-BEHIND = 3  # so many critical points whose normals a layer passes on show that another one lies behind it
+POINTS_BEHIND_LAYER = 3  # so many critical points whose normals a layer passes on show that another one lies behind it
 # Points where a layer is asked whether a neuron is missing, and points among which those are chosen that tell signs.
-LOOKS, POOL = 60, 300
+LAYER_CHECK_POINTS, SIGN_POOL_POINTS = 60, 300
 
 
 def merge_points(setup: Setup, state: Deeper) -> Deeper:
@@ -46,7 +47,7 @@ def merge_points(setup: Setup, state: Deeper) -> Deeper:
             return state
         if not _more_behind(state, layer):
             unsigned = Unsigned(state.layers, *layer, np.ones(layer[0].shape, dtype=bool))
-            if explain(unsigned, setup.log, setup.probe.noise.size, ROUGH)[2].mean() > HALF:
+            if explain(unsigned, setup.log, setup.probe.noise.size, NEARLY_RIGHT_ERROR)[2].mean() > LAST_LAYER_SHARE:
                 return state.ending(layer)
         state = state.behind(layer)
 
@@ -55,7 +56,7 @@ def _more_behind(state: Deeper, layer: AffineMap) -> bool:
     """Whether critical points that this layer does not explain are mostly of a deeper one, by what it passes on."""
     seen = state.behind(layer).seen
     told = [passed for each in seen if (passed := passed_on([*state.layers, layer], each)) is not None]
-    return sum(told) >= BEHIND and 2 * sum(told) > len(told)
+    return sum(told) >= POINTS_BEHIND_LAYER and 2 * sum(told) > len(told)
 
 
 def _merged(state: Deeper, given: bool) -> Deeper:
@@ -68,11 +69,11 @@ def _merged(state: Deeper, given: bool) -> Deeper:
     merged = Ways.of(layers, state.lines, state.error).confirmed(merged) if state.lines else merged
     neurons, certain = [], []
     for n in merged:
-        often = len(n.members) > 1 or n.were >= OFTEN or (state.last and n.before is not None)
-        if n.key not in old.proven and not (often and n.were >= MET * n.should):
+        often = len(n.members) > 1 or n.were >= LAYER_MEETINGS or (state.last and n.before is not None)
+        if n.key not in old.proven and not (often and n.were >= MET_SHARE * n.should):
             continue
         neurons.append(n)
-        if len(n.members) > 2 or n.settings >= OFTEN or state.turn % ANYWAY == ANYWAY - 1:
+        if len(n.members) > 2 or n.settings >= LAYER_MEETINGS or state.turn % ANYWAY == ANYWAY - 1:
             certain.append(n)
     alone = [n for n in merged if len(n.members) == 1 and n not in neurons]
     explained = {i for n in neurons for i in n.members}
@@ -111,8 +112,8 @@ def _layer(setup: Setup, state: Deeper) -> tuple[Deeper, AffineMap | None]:
     if keys in state.candidates.refuted:
         return state, None
     doubt = max(float(np.sqrt(np.trace(n.spread[:-1, :-1]))) for n in of_layer)
-    x = probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
-    right, wrong = leaks(probe, layers, layer, x, LOOKS, doubt)
+    x = probe.rng.permutation(np.concatenate([points.out(LAYER_CHECK_POINTS, scale) for scale in RARE_SWITCH_SCALES]))
+    right, wrong = leaks(probe, layers, layer, x, LAYER_CHECK_POINTS, doubt)
     state = replace(state, right=right, wrong=wrong)
     if not len(wrong):
         return replace(state, error=max(state.error, _doubt(state, points, of_layer))), layer
@@ -126,16 +127,16 @@ def by_evidence(merged: Sequence[Neuron]) -> tuple[list[Neuron], list[Neuron]]:
     sure: list[Neuron] = []
     perhaps: list[Neuron] = []
     for n in merged:
-        if n.whole and n.were >= MET * n.should and (len(n.members) > 1 or n.before is not None):
-            (sure if n.settings >= OFTEN or (n.before is not None and n.settings >= 2) else perhaps).append(n)
+        if n.whole and n.were >= MET_SHARE * n.should and (len(n.members) > 1 or n.before is not None):
+            (sure if n.settings >= LAYER_MEETINGS or (n.before is not None and n.settings >= 2) else perhaps).append(n)
     return sure, perhaps
 
 
 def _pool(setup: Setup, state: Deeper) -> Float[np.ndarray, "N n"]:
     """Where derivatives may be measured."""
-    layer, pool = state.layers[0], [state.points.out(POOL, scale) for scale in SCALES[:2]]
+    layer, pool = state.layers[0], [state.points.out(SIGN_POOL_POINTS, scale) for scale in RARE_SWITCH_SCALES[:2]]
     if len(state.layers) == 1 and len(layer[0]) <= state.frame.d and state.frame.free:
-        pool.append(state.frame.after(*layer).sample(POOL, setup.probe.rng))
+        pool.append(state.frame.after(*layer).sample(SIGN_POOL_POINTS, setup.probe.rng))
     return np.concatenate(pool)
 
 
@@ -151,6 +152,6 @@ def _doubt(state: Deeper, points: Points, neurons: list[Neuron]) -> float:
     out = 0.0
     for neuron, off in zip(neurons, met, strict=True):
         spread = np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", h, neuron.spread, h), 0))
-        stated = float(np.quantile(spread / np.linalg.norm(h, axis=1), USUAL))
-        out = max(out, stated * (min(1.0, SAFE * float(off.max())) if len(off) >= OFTEN else 1.0))
+        stated = float(np.quantile(spread / np.linalg.norm(h, axis=1), USUAL_POINTS_SHARE))
+        out = max(out, stated * (min(1.0, SAFE * float(off.max())) if len(off) >= LAYER_MEETINGS else 1.0))
     return out

@@ -13,17 +13,17 @@ from unveil.identification.piecewise_linear.probe import Probe
 
 # Exact answers: rounds, evidence that is proof, and what a breakpoint is worth by how many other hyperplanes lie
 # between here and there (the most only where the step is too short to meet another one).
-ROUNDS, PROOF = 6, 3.0
-WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
-SHORT = 1e-3
-ERRORS = 30.0  # half width of a window, in expected errors
-RARE = 0.05  # a window tells nothing where more hyperplanes than this are expected in it by chance
+EVIDENCE_ROUNDS, PROOF = 6, 3.0
+BREAKPOINT_WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
+SHORT_STEP_HYPERPLANES = 1e-3
+WINDOW_HALF_ERRORS = 30.0  # half width of a window, in expected errors
+CHANCE_HYPERPLANES = 0.05  # a window tells nothing where more hyperplanes than this are expected in it by chance
 # Hyperplanes met up to which one that ends is looked at there: where more neurons are active none ends for long.
 NARROW = 8
 # Answers with few digits: places at first, half of which must show a breakpoint; places per round, rounds, and the
 # standard deviations by which breakpoints must be met more often than beside the hyperplane (all of a round's places
 # are enough where the window beside shows none); what may still become of it.
-GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 7, 10, 4.0, 0.2
+GLANCES, PLACES, CHANCES, SURE_EXCESS_SIGMAS, HOPEFUL_EXCESS = 4, 7, 10, 4.0, 0.2
 
 
 def straight_ones(
@@ -35,8 +35,8 @@ def straight_ones(
     window across the expected position is too short to meet another hyperplane, so that a breakpoint counts for more
     the more hyperplanes lie between here and there. Where they have few digits windows are wide, and breakpoints count
     only beyond those met in a window beside. Queries: 3 per place; exact: one to three places per straight hyperplane,
-    three per bent one, at most `ROUNDS`; few digits: `GLANCES` places, and for those that pass twice `PLACES` per
-    round, at most `CHANCES` rounds.
+    three per bent one, at most `EVIDENCE_ROUNDS`; few digits: `GLANCES` places, and for those that pass twice `PLACES`
+    per round, at most `CHANCES` rounds.
     """
     if frame.d == 1:
         return np.ones(len(planes), dtype=bool), np.zeros(len(planes), dtype=bool)  # points, which have no other places
@@ -53,7 +53,7 @@ def _by_what_lies_between(
     points, yes, no = np.zeros(count), np.zeros(count, dtype=int), np.zeros(count, dtype=int)
     others = Hyperplanes.joined([found.straight, planes])
     before = others.sums(frame, planes.at) > 0
-    for _ in range(ROUNDS):
+    for _ in range(EVIDENCE_ROUNDS):
         todo = np.flatnonzero((points < PROOF) & ~((no >= 3) & (yes == 0)))
         if not len(todo):
             break
@@ -63,17 +63,17 @@ def _by_what_lies_between(
         strength = np.abs(some.jump).max(axis=1)
         away = np.linalg.norm(frame.values(x) - frame.values(some.at), axis=1)
         off = some.error * (1 + away / np.sqrt(frame.d))
-        half = np.clip(3e4 * sigma.max(axis=1) / strength + ERRORS * off, 1e-7, 0.05)
+        half = np.clip(3e4 * sigma.max(axis=1) / strength + WINDOW_HALF_ERRORS * off, 1e-7, 0.05)
         least = np.maximum(AGREE * 5 * sigma, 0.01 * (strength * half)[:, None])
         bend = (np.abs(probe.bend(x, half[:, None] * (some.rows @ frame.V.T))) > least).any(axis=1)
         yes[todo] += bend
         no[todo] += ~bend
         unmet[todo[~bend]] = x[~bend]
         crossed = ((others.sums(frame, x) > 0) != before[todo]).sum(axis=1)
-        enough = [crossed >= least for least, _ in WORTH]
-        enough[0] &= half * count < SHORT
-        rare = 2 * half * crossed <= RARE * away
-        points[todo] += (bend & rare) * np.select(enough, [worth for _, worth in WORTH], 0.0)
+        enough = [crossed >= least for least, _ in BREAKPOINT_WORTH]
+        enough[0] &= half * count < SHORT_STEP_HYPERPLANES
+        rare = 2 * half * crossed <= CHANCE_HYPERPLANES * away
+        points[todo] += (bend & rare) * np.select(enough, [worth for _, worth in BREAKPOINT_WORTH], 0.0)
     few = len(others) < 4
     straight = (yes >= no) & ((points >= PROOF) | (few & (yes >= 2)))
     ends = np.flatnonzero((yes > 0) & (no > 0) & (probe.again and len(others) <= NARROW))
@@ -104,15 +104,16 @@ def _more_than_beside(probe: Probe, frame: Frame, found: LayerFound, planes: Hyp
         more = hits / windows[0] - beside / windows[1]
         alike = (hits + beside) / sum(windows)
         apart = np.sqrt(alike * (1 - alike) * (1 / windows[0] + 1 / windows[1]))
-        straight[open_] = ((more >= SURE * apart) & (more > 0))[open_]
-        open_ = open_[~straight[open_] & (more[open_] >= HOPE)]
+        straight[open_] = ((more >= SURE_EXCESS_SIGMAS * apart) & (more > 0))[open_]
+        open_ = open_[~straight[open_] & (more[open_] >= HOPEFUL_EXCESS)]
     return straight
 
 
-HALVINGS = 24  # halvings of the way to where a hyperplane is not met: the end is then known to 1e-7 of it
+END_HALVINGS = 24  # halvings of the way to where a hyperplane is not met: the end is then known to 1e-7 of it
 # Of the circle around an end, in units of a typical input, and how many points on it are asked.
-RADIUS, ANGLES = 1e-3, 64
-CLEAR = 1e-3  # share of the largest second difference around the circle from which on a hyperplane passes there
+END_CIRCLE_RADIUS, END_CIRCLE_POINTS = 1e-3, 64
+# Share of the largest second difference around the circle from which on a hyperplane passes there.
+END_CIRCLE_BEND = 1e-3
 
 
 def told_by_ends(
@@ -123,14 +124,14 @@ def told_by_ends(
     Where the hyperplane of a neuron of the layer at hand ends, two pieces of a deeper neuron's meet: slopes jump across
     both with the sign of its output weight, across the one that ends with that sign times its own weight into the
     deeper one. Where a deeper neuron's ends, the two others are its next piece and the hyperplane at which it bends.
-    `unmet`: a point on each at which it is not met. Queries: at most `3 HALVINGS + ANGLES + 1` each.
+    `unmet`: a point on each at which it is not met. Queries: at most `3 END_HALVINGS + END_CIRCLE_POINTS + 1` each.
     """
     if not len(planes):
         return np.zeros(0, dtype=int)
     met, gone = planes.at.copy(), unmet.copy()
     across = planes.rows @ frame.V.T
     strength = np.abs(planes.jump).max(axis=1)
-    for _ in range(HALVINGS):
+    for _ in range(END_HALVINGS):
         middle = (met + gone) / 2
         middle -= ((planes.rows * frame.values(middle)).sum(axis=1) + planes.bias)[:, None] * across
         sigma = probe.sigma(middle).max(axis=1)
@@ -138,7 +139,7 @@ def told_by_ends(
         second = np.abs(probe.bend(middle, half[:, None] * across)).max(axis=1)
         here = second > np.maximum(5 * AGREE * sigma, 0.01 * strength * half)
         met, gone = np.where(here[:, None], middle, met), np.where(here[:, None], gone, middle)
-    y = probe.ask(np.concatenate(_circles(planes, met, across))).reshape(len(met), ANGLES + 1, -1)
+    y = probe.ask(np.concatenate(_circles(planes, met, across))).reshape(len(met), END_CIRCLE_POINTS + 1, -1)
     return np.array([_around(jump, each) for jump, each in zip(planes.jump, y, strict=True)], dtype=int)
 
 
@@ -148,9 +149,9 @@ def _circles(
     """Each end, and points on a circle around it: the hyperplane itself is met in the middle of the angles."""
     away = ends - planes.at
     away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-300)
-    radius = RADIUS * (1 + np.linalg.norm(ends, axis=1, keepdims=True) / np.sqrt(ends.shape[1]))
+    radius = END_CIRCLE_RADIUS * (1 + np.linalg.norm(ends, axis=1, keepdims=True) / np.sqrt(ends.shape[1]))
     up = radius * across / np.linalg.norm(across, axis=1, keepdims=True)
-    angle = 2 * np.pi * np.arange(ANGLES)[:, None] / ANGLES
+    angle = 2 * np.pi * np.arange(END_CIRCLE_POINTS)[:, None] / END_CIRCLE_POINTS
     points = ends[:, None] + np.cos(angle) * (radius * away)[:, None] + np.sin(angle) * up[:, None]
     return np.concatenate([ends[:, None], points], axis=1)
 
@@ -158,21 +159,21 @@ def _circles(
 def _around(jump: Float[np.ndarray, " m"], y: Float[np.ndarray, "angles m"]) -> int:
     """What the hyperplanes that meet at an end, by answers there and around it, say of the one that ends."""
     # Zero where the answers are linear over three neighbours.
-    step = 2 * np.pi / ANGLES
+    step = 2 * np.pi / END_CIRCLE_POINTS
     value = y[1:] - y[0]
     second = np.roll(value, 1, axis=0) + np.roll(value, -1, axis=0) - 2 * np.cos(step) * value
     along = jump / max(float(np.linalg.norm(jump)), 1e-300)
     size = np.linalg.norm(second, axis=1)
-    there = size > CLEAR * size.max()
-    if there.all() or not there[ANGLES // 2 - 1 : ANGLES // 2 + 2].any():
+    there = size > END_CIRCLE_BEND * size.max()
+    if there.all() or not there[END_CIRCLE_POINTS // 2 - 1 : END_CIRCLE_POINTS // 2 + 2].any():
         return 0
     # One jump shows at two neighbouring angles at most; where more do, two hyperplanes pass close to each other.
     first = int(np.flatnonzero(~there)[0])
-    order = np.roll(np.arange(ANGLES), -first)
+    order = np.roll(np.arange(END_CIRCLE_POINTS), -first)
     runs = np.split(order, np.flatnonzero(np.diff(there[order])) + 1)
     runs = [run for run in runs if there[run[0]]]
-    own = [run for run in runs if np.abs(run - ANGLES // 2).min() <= 1]
-    others = [run for run in runs if np.abs(run - ANGLES // 2).min() > 1]
+    own = [run for run in runs if np.abs(run - END_CIRCLE_POINTS // 2).min() <= 1]
+    others = [run for run in runs if np.abs(run - END_CIRCLE_POINTS // 2).min() > 1]
     if len(own) != 1 or any(len(run) > 2 for run in runs):
         return 0
     sign = [np.sign((second[run] @ along).sum()) for run in (own[0], *others)]

@@ -23,16 +23,16 @@ from unveil.identification.piecewise_linear.weight_completion import complete_we
 from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
 from unveil.whitebox.network import Network
 
-MORE = 0.5  # lines of each kind in a round for each neuron of the first layer
+LINES_PER_NEURON = 0.5  # lines of each kind in a round for each neuron of the first layer
 # Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
-AT_ONCE, OTHERS, TIMES = 24, 20, 3
+UNKNOWN_PLACES, OTHERS_NEAR, COMPLETING_ROUNDS = 24, 20, 3
 # Points and directions among which these places are chosen, near and around the critical points of each neuron.
-ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
+ANYWHERE, BESIDE_NEURON_POINTS, BESIDE_NEURON_SPREAD = 150, 12, 0.1
 # Unknown weights for which walks along a hyperplane lead to such places where no line does, those of the best known
 # neurons first; walks for each, and how far beside critical points they begin at most.
-WALKED, WALKS, ABOUT = 12, 60, 0.5
+WALKED, WALKS_PER_WEIGHT, WALK_START_DISTANCE = 12, 60, 0.5
 # Places where a layer is asked whether a neuron is missing, of so many times as many where no unknown weight matters.
-LOOKS, AMONG = 300, 4
+LEAK_PLACES, LEAK_FACTOR = 300, 4
 # A line from a point that is not explained ends at one of so many that are and have much the same neurons active.
 NEAREST = 6
 
@@ -73,7 +73,7 @@ class LayerStep:
     @property
     def lines(self) -> int:
         """Lines of each kind in a round."""
-        return max(2, int(MORE * self.state.sightings.d))
+        return max(2, int(LINES_PER_NEURON * self.state.sightings.d))
 
     @property
     def trusted(self) -> list[Neuron]:
@@ -96,7 +96,7 @@ class LayerStep:
     def completed(self, begin: bool = True) -> LayerStep:
         """With unknown weights looked for where they have just begun to matter. `begin`: as in `with_candidates`."""
         step = self
-        for _ in range(TIMES):
+        for _ in range(COMPLETING_ROUNDS):
             some = [one for one in step.trusted if not one.whole]
             seen = step._met_at(some) if some else []
             if not seen:
@@ -109,17 +109,17 @@ class LayerStep:
         sightings, layers = self.state.sightings, self.state.layers
         rng, d = sightings.probe.rng, sightings.d
         base = np.concatenate([sightings.unusual(ANYWHERE), sightings.usual(ANYWHERE)])
-        near = np.concatenate([rng.choice(one.members, BESIDE) for one in some])
-        beside = sightings.x[near] + NEARBY * rng.standard_normal((len(near), d))
+        near = np.concatenate([rng.choice(one.members, BESIDE_NEURON_POINTS) for one in some])
+        beside = sightings.x[near] + BESIDE_NEURON_SPREAD * rng.standard_normal((len(near), d))
         base = base if self.near is None else np.concatenate([base, self.near])
         direction = np.concatenate([rng.standard_normal(base.shape), sightings.normal[near]])
         everywhere, base = Frame.of_input(d, None), np.concatenate([base, beside])
         tried = Counter(
             {(i, j): n for i, one in enumerate(some) for (key, j), n in self.tried.items() if key == one.key}
         )
-        there = places(layers, some, base, direction, tried, OTHERS, everywhere)
+        there = places(layers, some, base, direction, tried, OTHERS_NEAR, everywhere)
         base, direction = self._walked(some, {(place.neuron, place.unknown) for place in there})
-        there = [*there, *places(layers, some, base, direction, tried, OTHERS, everywhere)][:AT_ONCE]
+        there = [*there, *places(layers, some, base, direction, tried, OTHERS_NEAR, everywhere)][:UNKNOWN_PLACES]
         if not there:
             return []
         self.tried.update((some[place.neuron].key, place.unknown) for place in there)
@@ -135,23 +135,23 @@ class LayerStep:
         wanted = [(i, int(j)) for i in order for j in np.flatnonzero(~some[i].known) if (i, int(j)) not in had]
         out = [(np.empty((0, sightings.d)),) * 2]
         for i, j in wanted[:WALKED]:
-            x = sightings.x[rng.choice(some[i].members, WALKS)]
-            x = x + ABOUT * rng.random((WALKS, 1)) * rng.standard_normal(x.shape)
+            x = sightings.x[rng.choice(some[i].members, WALKS_PER_WEIGHT)]
+            x = x + WALK_START_DISTANCE * rng.random((WALKS_PER_WEIGHT, 1)) * rng.standard_normal(x.shape)
             out.append(entering(self.state.layers, some[i], j, x))
         base, direction = map(np.concatenate, zip(*out, strict=True))
         return base, direction
 
     def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
-        """The layer, and where it explains how answers change and where not. Queries: `2 LOOKS`."""
+        """The layer, and where it explains how answers change and where not. Queries: `2 LEAK_PLACES`."""
         sightings, layer = self.state.sightings, chosen.layer(self.found)
         x = np.empty((0, sightings.d))
         if not chosen.use.any():
             return layer, x, x
-        x = np.concatenate([sightings.unusual(AMONG * LOOKS), sightings.usual(AMONG * LOOKS)])
+        x = np.concatenate([sightings.unusual(LEAK_FACTOR * LEAK_PLACES), sightings.usual(LEAK_FACTOR * LEAK_PLACES)])
         unknown = np.array([~one.known for one in self.found])[chosen.use].any(axis=0)
         x = x[~(after(self.state.layers, x)[:, unknown] > 0).any(axis=1)]
         x = sightings.probe.rng.permutation(x)
-        return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
+        return layer, *leaks(sightings.probe, self.state.layers, layer, x, LEAK_PLACES, 1e-9)
 
     def completed_by_sums(self, chosen: Chosen, later: LayerStep) -> tuple[AffineMap, bool]:
         """The layer with unknown weights that were told later or that derivatives tell, and whether all are."""
@@ -170,7 +170,7 @@ class LayerStep:
     def towards(self, wrong: Float[np.ndarray, "W d"], right: Float[np.ndarray, "R d"] | None = None) -> LayerStep:
         """With lines from some of these points to explained ones at which much the same neurons are active."""
         sightings = self.state.sightings
-        right = sightings.usual(LOOKS) if right is None else right
+        right = sightings.usual(LEAK_PLACES) if right is None else right
         start = wrong[sightings.probe.rng.integers(len(wrong), size=self.lines)]
         end = alike(self.state.layers, start, right, sightings.probe.rng, NEAREST)
         return replace(self, state=replace(self.state, sightings=sightings.between(start, end)))

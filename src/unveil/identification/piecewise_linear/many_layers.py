@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.few_directions import Directions
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer_choice import choose
 from unveil.identification.piecewise_linear.layer_step import LayerStep, ManyLayers
-from unveil.identification.piecewise_linear.missed_in_layers import ROUGH, with_missed
+from unveil.identification.piecewise_linear.missed_in_layers import EXPLAINED_ANSWER_ERROR, with_missed
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -34,16 +34,18 @@ from unveil.identification.piecewise_linear.sightings import Sightings, among_va
 from unveil.whitebox.network import Network
 
 # Lines before any layer is read, and for each neuron of the first one more; rounds for each layer.
-LINES, ROUNDS = 20, 6
-BARREN = 2  # rounds in a row without another neuron, or answer explained, after which a layer is as whole as it will be
+LINES_AT_START, ROUNDS_PER_LAYER = 20, 6
+# Rounds in a row without another neuron, or answer explained, after which a layer is as whole as it will be.
+BARREN_ROUNDS = 2
 # Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
-TELLING, CONTRADICT = 30, 0.1
-FEW = 0.02  # a smaller share is that of a neuron which hardly any input switches: it is not looked for any longer
+TELLING_DERIVATIVES, CONTRADICT = 30, 0.1
+# A smaller share is that of a neuron which hardly any input switches: it is not looked for any longer.
+SLIGHT_CONTRADICTION = 0.02
 # A layer that explains more of the answers is the last one; what a round that gains something makes of the share that
 # is not.
-LAST, LESS = 0.9, 0.8
-NEAR = 100  # answers that are not explained near which unknown weights are looked for
-PER_UNKNOWN, BESIDES = 6, 200  # fresh answers per unknown of a fit, and besides
+FINAL_LAYER_SHARE, LESS = 0.9, 0.8
+UNEXPLAINED_SEARCHED = 100  # answers that are not explained near which unknown weights are looked for
+PER_UNKNOWN, FIT_ANSWERS_BESIDES = 6, 200  # fresh answers per unknown of a fit, and besides
 
 
 def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> Iterator[ManyLayers]:
@@ -51,44 +53,47 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
 
     `sightings`: none yet; its probe asks in the coordinates of what the first layer's neurons see. `asked`: keeps fresh
     answers; nothing yet. `most_layers`: hidden layers at most. Yields what was read, before the first layer and after
-    every one. Queries: those of `LINES + d` lines, and of `ROUNDS` times twice `MORE d` for each layer at most.
+    every one. Queries: those of `LINES_AT_START + d` lines, and of `ROUNDS_PER_LAYER` times twice
+    `LINES_PER_NEURON d` for each layer at most.
     """
-    state = ManyLayers(sightings.with_random(LINES + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))])
+    state = ManyLayers(
+        sightings.with_random(LINES_AT_START + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))]
+    )
     yield state
     kept, opened = state, dict[int, AffineMap]()
     missed: ManyLayers | None = None
     while len(state.layers) < most_layers:
         step, best, barren = LayerStep.of(state), None, 0
-        for number in range(ROUNDS):
+        for number in range(ROUNDS_PER_LAYER):
             step = step.with_candidates().completed()
             state = replace(state, sightings=step.state.sightings, partial=step.partial)
             if not step.found:
                 step = step.looked(None)
                 continue
             ended, bad = _ended(state, step.found, asked)
-            if ended.explained > LAST:
+            if ended.explained > FINAL_LAYER_SHARE:
                 barren = 0 if 1 - ended.explained < LESS * (1 - state.explained) else barren + 1
                 state = ended
                 yield state
                 if not len(bad):
                     return
                 # Most that is wrong at first is so for rare neurons before.
-                if missed and barren < BARREN and number < ROUNDS - 1:
-                    step = replace(step.towards(bad), near=bad[:NEAR])
+                if missed and barren < BARREN_ROUNDS and number < ROUNDS_PER_LAYER - 1:
+                    step = replace(step.towards(bad), near=bad[:UNEXPLAINED_SEARCHED])
                     continue
                 more = missed if missed and state.explained <= missed.explained else with_missed(state, asked)
                 yield more
                 if more is missed or more.explained <= state.explained:
                     return
-                missed, state = more, replace(more, explained=LAST)
+                missed, state = more, replace(more, explained=FINAL_LAYER_SHARE)
                 break
             trial = _Trial.of(step)
             barren = 0 if best is None or len(trial.layer[1]) > len(best.layer[1]) else barren + 1
             best = trial if best is None or trial.rank >= best.rank else best
             layer, whole = best.step.completed_by_sums(best.chosen, step) if best.told else (best.layer, False)
-            done = number == ROUNDS - 1 or barren >= BARREN
+            done = number == ROUNDS_PER_LAYER - 1 or barren >= BARREN_ROUNDS
             # A weight that is given as 0 where it matters is an error of everything behind this layer.
-            done |= whole and ((barren > 0 and best.contradicted <= FEW) or not best.contradicted)
+            done |= whole and ((barren > 0 and best.contradicted <= SLIGHT_CONTRADICTION) or not best.contradicted)
             had = opened.get(len(state.layers) + 1)
             if done and best.told and best.contradicted <= CONTRADICT and (had is None or not _same(layer, had)):
                 state = replace(step.state, layers=[*state.layers, layer], partial=None)
@@ -115,7 +120,9 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
 def _same(layer: AffineMap, other: AffineMap) -> bool:
     """Whether two layers have the same neurons, in any order."""
     one, two = (np.column_stack(each) for each in (layer, other))
-    return one.shape == two.shape and bool((np.abs(one[:, None] - two).max(axis=2).min(axis=1) < ROUGH).all())
+    return one.shape == two.shape and bool(
+        (np.abs(one[:, None] - two).max(axis=2).min(axis=1) < EXPLAINED_ANSWER_ERROR).all()
+    )
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ class _Trial:
         chosen = choose(step.state.sightings, step.views, step.state.layers, step.found)
         layer, right, wrong = step.leaking(chosen)
         right, wrong = np.concatenate([right, chosen.right]), np.concatenate([wrong, chosen.wrong])
-        return cls(step, chosen, layer, right, wrong, len(chosen.right) >= TELLING)
+        return cls(step, chosen, layer, right, wrong, len(chosen.right) >= TELLING_DERIVATIVES)
 
     @property
     def contradicted(self) -> float:
@@ -145,28 +152,28 @@ class _Trial:
     @property
     def rank(self) -> tuple[bool, bool, bool, int]:
         """The better the larger; of equals the later one was asked more."""
-        return self.told, self.contradicted <= CONTRADICT, self.contradicted <= FEW, len(self.layer[1])
+        return self.told, self.contradicted <= CONTRADICT, self.contradicted <= SLIGHT_CONTRADICTION, len(self.layer[1])
 
 
 def _ended(state: ManyLayers, found: list[Neuron], asked: Asked) -> tuple[ManyLayers, Float[np.ndarray, "B d"]]:
     """With the network whose last hidden layer these are, as far as they explain fresh answers, and where they do not.
-    Queries: `PER_UNKNOWN` per unknown of the fit, and `BESIDES`."""
+    Queries: `PER_UNKNOWN` per unknown of the fit, and `FIT_ANSWERS_BESIDES`."""
     rows, bias, known = (np.array([getattr(one, name) for one in found]) for name in ("weights", "bias", "known"))
     rng, d = state.sightings.probe.rng, state.sightings.d
-    need = PER_UNKNOWN * (sum(rows.shape) + 1 + int((~known).sum())) + BESIDES - sum(map(len, asked.x))
+    need = PER_UNKNOWN * (sum(rows.shape) + 1 + int((~known).sum())) + FIT_ANSWERS_BESIDES - sum(map(len, asked.x))
     if need > 0:
         x = rng.standard_normal((need, d)) * rng.choice([1.0, 1.0, 3.0], size=(need, 1))
         asked.keep(x, state.sightings.probe.ask(x))
     size = float(np.sqrt(d))
-    unsigned, solution, fits = explain(Unsigned(state.layers, rows, bias, known), asked, size, ROUGH)
+    unsigned, solution, fits = explain(Unsigned(state.layers, rows, bias, known), asked, size, EXPLAINED_ANSWER_ERROR)
     share = float(fits.mean())
-    if share <= max(LAST, state.explained):
+    if share <= max(FINAL_LAYER_SHARE, state.explained):
         return replace(state, explained=max(share, state.explained)), asked.all()[0][~fits]
     x, y = asked.all()
     # Where a rare neuron is missing answers obey another law, and would be spread over all weights.
     right = fresh_answers(asked)
     right.keep(x[fits], y[fits])
-    network = ending_of_most(unsigned, solution, right, size, ROUGH)
+    network = ending_of_most(unsigned, solution, right, size, EXPLAINED_ANSWER_ERROR)
     return replace(state, network=network, explained=share), x[~fits]
 
 
@@ -175,14 +182,15 @@ def fresh_answers(asked: Asked) -> Asked:
     return Asked(asked.oracle, most=EVERYTHING)
 
 
-CROWDED = 4.5  # breakpoints per line and neuron of the first layer from which on deeper ones are many
-TRIES, TOLD = 4, 1e-4  # times that places are looked for, and singular values from which on derivatives tell rows apart
-CLEAR = 1e7  # derivatives so many times as large as their errors are good enough for that
+CROWDED_BREAKPOINTS = 4.5  # breakpoints per line and neuron of the first layer from which on deeper ones are many
+# Times that places are looked for, and singular values from which on derivatives tell rows apart.
+PLACE_SEARCHES, TOLD_SINGULAR_VALUE = 4, 1e-4
+CLEAR_DERIVATIVE_RATIO = 1e7  # derivatives so many times as large as their errors are good enough for that
 
 
 def crowded(found: LayerFound) -> bool:
     """Whether lines met far more neurons of deeper layers than of the first: there are many layers."""
-    return bool(max((len(line.t) for line in found.searched), default=0) > CROWDED * len(found))
+    return bool(max((len(line.t) for line in found.searched), default=0) > CROWDED_BREAKPOINTS * len(found))
 
 
 def behind_crowded(setup: Setup, state: Reading) -> Iterator[Reading]:
@@ -234,9 +242,9 @@ def along_all(
     size = np.linalg.norm(seen.slope.reshape(count, -1), axis=1)
     unit = (seen.slope / np.maximum(size, 1e-300)[:, None, None]).reshape(-1, d)
     x = ((seen.at - bias) @ frame_lift.T) @ (directions.longer * directions.few.T)
-    open_ = size > CLEAR * seen.doubt
+    open_ = size > CLEAR_DERIVATIVE_RATIO * seen.doubt
     shares, others = np.empty((0, d)), np.empty((0, directions.others.shape[1]))
-    for _ in range(TRIES):
+    for _ in range(PLACE_SEARCHES):
         # Places whose derivatives say most about what those before left open.
         q = np.linalg.svd(shares, full_matrices=False)[2][: len(shares)] if len(shares) else shares
         left = np.where(np.repeat(open_, m)[:, None], unit - unit @ q.T @ q, 0)
@@ -248,7 +256,7 @@ def along_all(
         at = where[good]
         shares = np.concatenate([shares, (seen.slope[at] / size[at, None, None]).reshape(-1, d)])
         others = np.concatenate([others, (slope[good] / size[at, None, None]).reshape(len(at) * m, -1)])
-        if np.linalg.matrix_rank(shares, tol=TOLD) == d:
+        if np.linalg.matrix_rank(shares, tol=TOLD_SINGULAR_VALUE) == d:
             beyond = np.linalg.lstsq(shares, others, rcond=None)[0]
             return rows @ directions.few.T / directions.longer + beyond @ directions.others.T, bias
     return None

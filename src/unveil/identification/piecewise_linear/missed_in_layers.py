@@ -18,24 +18,27 @@ from unveil.identification.piecewise_linear.partial_network import Moves, Seen, 
 from unveil.identification.piecewise_linear.sightings import Sightings
 from unveil.whitebox.network import Network
 
-ROUGH = 1e-6  # errors of answers that are explained, relative to the largest one
-ROUNDS = 4  # how often the network is held against fresh answers
-FRESH = 3000  # of which so many are asked
+EXPLAINED_ANSWER_ERROR = 1e-6  # errors of answers that are explained, relative to the largest one
+CORRECTION_ROUNDS = 4  # how often the network is held against fresh answers
+FRESH_ANSWER_COUNT = 3000  # of which so many are asked
 # Points beside wrong ones that are asked, and wrong ones from which what is missing is looked for.
-TRIED, BORDERS = 600, 60
-TOLD, AMONG = 60, 4000  # points on its hyperplane that tell what a neuron adds, among so many
+BESIDE_WRONG_POINTS, BORDERS = 600, 60
+HYPERPLANE_POINTS, HYPERPLANE_POOL = 60, 4000  # points on its hyperplane that tell what a neuron adds, among so many
 # How far beside points where it is active these are looked for at most, in what approaches, and steps across it there,
 # relative to how far out they are; errors of what they tell, relative to the largest.
-NEARBY, APPROACHES, STEP = 1.0, 4, 1e-4
-EXPLAINS = 0.5  # share of the wrong answers where a neuron is active that it must explain
+BESIDE_ACTIVE_REACH, APPROACHES, ACROSS_STEP_LENGTH = 1.0, 4, 1e-4
+WRONG_SHARE_EXPLAINED = 0.5  # share of the wrong answers where a neuron is active that it must explain
 SHUT = 1.0  # a weight that is not known, of a neuron with weights of unit norm
-AGREES, SIGMAS = 1e-6, 30.0  # normals are a neuron's that are so near, besides so many times their errors
-TELLING = 1e-6  # singular values, relative to the largest one, of directions about which equations say something
-ALIKE = 1e-5  # how near rows are to each other that are one neuron's, relative to their norm
+# Normals are a neuron's that are so near, besides so many times their errors.
+SAME_NORMAL_DIFFERENCE, SAME_NORMAL_ERRORS = 1e-6, 30.0
+# Singular values, relative to the largest one, of directions about which equations say something.
+EQUATION_SINGULAR_VALUE = 1e-6
+SAME_CORRECTION_DISTANCE = 1e-5  # how near rows are to each other that are one neuron's, relative to their norm
 # Errors that rows read may have; other critical points beside those where the new neuron is active, and points near
 # which it is looked where the next layer's hyperplanes go.
-KNOWN, OTHERS, ABOUT = 1e-9, 400, 100
-HALVINGS, WIDER = 5, 2.0  # halvings of the way there, and how much wider than what is left of it a line is searched
+KNOWN_ROW_ERROR, OTHER_CRITICAL_POINTS, ABOUT = 1e-9, 400, 100
+# Halvings of the way there, and how much wider than what is left of it a line is searched.
+WAY_HALVINGS, WAY_WIDENING_FACTOR = 5, 2.0
 
 
 def with_missed(state: ManyLayers, asked: Asked) -> ManyLayers:
@@ -44,8 +47,9 @@ def with_missed(state: ManyLayers, asked: Asked) -> ManyLayers:
     A network that lacks a rare neuron is right where that is not active. On the way from there to an answer it gets
     wrong the first breakpoint that it does not explain is the neuron's, of whatever layer. A neuron that such points
     are on is put where answers at its own hyperplane say what it adds to the next layer, and stays if more answers are
-    explained. `asked`: keeps the fresh answers. Queries: `FRESH`; `ROUNDS` times `TRIED` and some 60 for each of
-    `BORDERS` wrong answers; `3 TOLD`, and those of `completed`, for a neuron.
+    explained. `asked`: keeps the fresh answers. Queries: `FRESH_ANSWER_COUNT`; `CORRECTION_ROUNDS` times
+    `BESIDE_WRONG_POINTS` and some 60 for each of `BORDERS` wrong answers; `3 HYPERPLANE_POINTS`, and those of
+    `completed`, for a neuron.
     """
     sightings, network = state.sightings, state.network
     assert network is not None
@@ -53,7 +57,7 @@ def with_missed(state: ManyLayers, asked: Asked) -> ManyLayers:
     x, y = _fresh(sightings)
     asked.keep(x, y)
     wrong = _wrong(maps, x, y)
-    for _ in range(ROUNDS):
+    for _ in range(CORRECTION_ROUNDS):
         if not wrong.any():
             break
         sightings = _borders(sightings, maps, x[wrong], x[~wrong])
@@ -66,7 +70,7 @@ def with_missed(state: ManyLayers, asked: Asked) -> ManyLayers:
                 if not (active & wrong).any():
                     continue
                 # One that is of this layer explains what it takes part in.
-                least = int(EXPLAINS * (active & wrong).sum())
+                least = int(WRONG_SHARE_EXPLAINED * (active & wrong).sum())
                 maps, wrong = _better(_put(sightings, maps, depth, neuron, x[active]), maps, wrong, x, y, least)
         if wrong.sum() == before:
             break
@@ -114,14 +118,14 @@ def _better(
 def _fresh(sightings: Sightings) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, "N m"]]:
     """Usual points and some further out, and answers."""
     rng = sightings.probe.rng
-    x = sightings.usual(FRESH) * rng.choice([1.0, 1.0, 3.0], (FRESH, 1))
+    x = sightings.usual(FRESH_ANSWER_COUNT) * rng.choice([1.0, 1.0, 3.0], (FRESH_ANSWER_COUNT, 1))
     return x, sightings.probe.ask(x)
 
 
 def _wrong(maps: list[AffineMap], x: Float[np.ndarray, "N d"], y: Float[np.ndarray, "N m"]) -> Bool[np.ndarray, " N"]:
     """Which answers the network does not explain."""
     W, b = maps[-1]
-    allowed = ROUGH * (np.abs(y).max() + np.linalg.norm(x, axis=1) / np.sqrt(x.shape[1]))
+    allowed = EXPLAINED_ANSWER_ERROR * (np.abs(y).max() + np.linalg.norm(x, axis=1) / np.sqrt(x.shape[1]))
     return np.asarray((np.abs(after(maps[:-1], x) @ W.T + b - y) > allowed[:, None]).any(axis=1))
 
 
@@ -129,25 +133,27 @@ def _borders(
     sightings: Sightings, maps: list[AffineMap], wrong: Float[np.ndarray, "W d"], right: Float[np.ndarray, "R d"]
 ) -> Sightings:
     """With the first breakpoints on the ways from answers that are explained to such as are not, and the lines there.
-    Queries: `HALVINGS`, those of a short line, and `2 (d + 3)`, for each of `BORDERS`."""
+    Queries: `WAY_HALVINGS`, those of a short line, and `2 (d + 3)`, for each of `BORDERS`."""
     probe = sightings.probe
     # Of each pattern as many, and beside them.
     _, group = np.unique(Seen.by(maps[:-1], wrong).pattern, axis=0, return_inverse=True)
     share = 1 / np.bincount(group.reshape(-1))[group.reshape(-1)]
-    some = _beside(wrong[probe.rng.choice(len(wrong), TRIED, p=share / share.sum())], probe.rng, TRIED)
+    some = _beside(
+        wrong[probe.rng.choice(len(wrong), BESIDE_WRONG_POINTS, p=share / share.sum())], probe.rng, BESIDE_WRONG_POINTS
+    )
     some = some[_wrong(maps, some, probe.ask(some))]
     _, first = np.unique(Seen.by(maps[:-1], some).pattern, axis=0, return_index=True)
     end = some[probe.rng.permutation(first)[:BORDERS]]
     count = len(end)
     start = alike(maps[:-1], end, right, probe.rng, NEAREST)
     low, high = np.zeros(count), np.ones(count)
-    for _ in range(HALVINGS):
+    for _ in range(WAY_HALVINGS):
         middle = (low + high) / 2
         x = start + middle[:, None] * (end - start)
         off = _wrong(maps, x, probe.ask(x))
         low, high = np.where(off, low, middle), np.where(off, middle, high)
     base, direction = start + low[:, None] * (end - start), (high - low)[:, None] * (end - start)
-    lines = line_search(probe.ask, base, direction, -WIDER, 2.0, probe.noise, probe.rng)
+    lines = line_search(probe.ask, base, direction, -WAY_WIDENING_FACTOR, 2.0, probe.noise, probe.rng)
     met: list[CriticalPoint] = []
     for line in lines:
         first = np.flatnonzero(~explained(maps[:-1], line.points))[:1]
@@ -190,7 +196,7 @@ def _put(
     """With a neuron active at these points.
 
     What it adds to the next layer: how much answers bend at its hyperplane, for how they follow what that layer sees,
-    and then where the next layer's own hyperplanes go. Queries: `3 TOLD`, and those of `completed`.
+    and then where the next layer's own hyperplanes go. Queries: `3 HYPERPLANE_POINTS`, and those of `completed`.
     """
     (W, b), (V, c) = maps[depth : depth + 2]
     row, bias = neuron
@@ -216,8 +222,10 @@ def _put(
 def _least(F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N 1"]) -> Float[np.ndarray, "q 1"]:
     """What most equations agree on, and nothing along directions about which they say nothing."""
     _, s, vt = np.linalg.svd(F, full_matrices=False)
-    some = vt[s > TELLING * s.max(initial=1e-300)].T
-    return np.asarray(some @ agreement(F @ some, y, ROUGH)[0] if some.size else np.zeros((F.shape[1], 1)))
+    some = vt[s > EQUATION_SINGULAR_VALUE * s.max(initial=1e-300)].T
+    return np.asarray(
+        some @ agreement(F @ some, y, EXPLAINED_ANSWER_ERROR)[0] if some.size else np.zeros((F.shape[1], 1))
+    )
 
 
 def _corrections(sightings: Sightings, maps: list[AffineMap], depth: int) -> list[tuple[int, int, float]]:
@@ -232,11 +240,13 @@ def _corrections(sightings: Sightings, maps: list[AffineMap], depth: int) -> lis
     size = np.linalg.norm(moved, axis=3)
     along = np.einsum("pijd,pd->pij", moved, normal)
     off = np.linalg.norm(moved - along[..., None] * normal[:, None, None, :], axis=3)
-    good = (off < (AGREES + SIGMAS * sightings.error[left])[:, None, None] * size) & (seen.rank > 1)[:, None, None]
+    good = (off < (SAME_NORMAL_DIFFERENCE + SAME_NORMAL_ERRORS * sightings.error[left])[:, None, None] * size) & (
+        seen.rank > 1
+    )[:, None, None]
     out = []
     for i, j in np.argwhere(good.sum(axis=0) > 1):
         each = np.sort(told[good[:, i, j], i, j])
-        near = np.abs(each[:, None] - each) < ALIKE * (1 + np.abs(each))
+        near = np.abs(each[:, None] - each) < SAME_CORRECTION_DISTANCE * (1 + np.abs(each))
         best = int(near.sum(axis=1).argmax())
         if near[best].sum() > 1:
             out.append((int(i), int(j), float(np.median(each[near[best]]))))
@@ -252,11 +262,11 @@ def _column(
     rows, size = following[0], np.linalg.norm(following[0], axis=1)
     theirs = np.append(np.ones(rows.shape[1], dtype=bool), False)
     given = [
-        Neuron.given(row / n, c / n, KNOWN, key=-1 - i).among(theirs)
+        Neuron.given(row / n, c / n, KNOWN_ROW_ERROR, key=-1 - i).among(theirs)
         for i, (row, c, n) in enumerate(zip(rows, following[1], size, strict=True))
     ]
     active = after(maps, sightings.x)[:, -1] > 0
-    some = active | (rng.random(len(active)) < OTHERS / len(active))
+    some = active | (rng.random(len(active)) < OTHER_CRITICAL_POINTS / len(active))
     names = ("x", "normal", "error", "line")
     part = replace(sightings, **{name: getattr(sightings, name)[some] for name in names})
     step = replace(LayerStep.of(ManyLayers(part, maps)), found=given, near=near[rng.integers(len(near), size=ABOUT)])
@@ -270,10 +280,12 @@ def _column(
     return told
 
 
-def _beside(x: Float[np.ndarray, "N d"], rng: np.random.Generator, count: int = AMONG) -> Float[np.ndarray, "count d"]:
+def _beside(
+    x: Float[np.ndarray, "N d"], rng: np.random.Generator, count: int = HYPERPLANE_POOL
+) -> Float[np.ndarray, "count d"]:
     """Points near some of these."""
     x = x[rng.integers(len(x), size=count)]
-    return np.asarray(x + NEARBY * rng.standard_normal(x.shape) * rng.choice([0.1, 0.3, 1.0], (len(x), 1)))
+    return np.asarray(x + BESIDE_ACTIVE_REACH * rng.standard_normal(x.shape) * rng.choice([0.1, 0.3, 1.0], (len(x), 1)))
 
 
 def _on_hyperplane(
@@ -294,13 +306,15 @@ def _on_hyperplane(
     h = after(maps[:depth], x)
     z = np.where((h[:, row <= -SHUT] > 0).any(axis=1), np.inf, h @ row + bias)
     far = 1 + np.linalg.norm(x, axis=1)
-    step = (STEP * far / np.maximum(size, 1e-300))[:, None] * normal
+    step = (ACROSS_STEP_LENGTH * far / np.maximum(size, 1e-300))[:, None] * normal
     here, up, down = (Seen.by(maps[:-1], each).pattern for each in (x, x + 2 * step, x - 2 * step))
-    good = np.flatnonzero((size > 0) & (np.abs(z) < STEP**2 * size * far) & (here == up).all(1) & (here == down).all(1))
+    good = np.flatnonzero(
+        (size > 0) & (np.abs(z) < ACROSS_STEP_LENGTH**2 * size * far) & (here == up).all(1) & (here == down).all(1)
+    )
     good = good[rng.permutation(len(good))]
     _, first = np.unique(here[good], axis=0, return_index=True)
-    good = good[np.append(first, np.delete(np.arange(len(good)), first))][:TOLD]
-    return x[good], step[good], (STEP * far * size)[good]
+    good = good[np.append(first, np.delete(np.arange(len(good)), first))][:HYPERPLANE_POINTS]
+    return x[good], step[good], (ACROSS_STEP_LENGTH * far * size)[good]
 
 
 def _followed(maps: list[AffineMap], depth: int, x: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N m k"]:

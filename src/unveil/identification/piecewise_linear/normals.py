@@ -10,20 +10,20 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding
-from unveil.identification.piecewise_linear.derivatives import CALM, MANY, TWO_SIDED, derivatives
+from unveil.identification.piecewise_linear.derivatives import CALM, TWO_SIDED, TWO_STEP_COORDINATES, derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
 
-VAGUE = 0.1  # normals with a larger relative error are of no use: they predict nothing far away
+LARGEST_NORMAL_ERROR = 0.1  # normals with a larger relative error are of no use: they predict nothing far away
 # The change along the line is known much better than the normal: where it differs by more than so many errors and this,
 # another hyperplane lies in between, too.
-TRUE, ROUGHLY = 5.0, 0.01
+TRUE, NORMAL_DRIFT_ALLOWED = 5.0, 0.01
 # Breakpoints whose slopes are told apart by the outputs worse than this are measured one at a time: errors grow with
 # the inverse, which exact answers can afford.
-APART = {True: 0.02, False: 0.2}
+GROUP_INDEPENDENCE = {True: 0.02, False: 0.2}
 # A derivative in a short piece costs as much as so many more per factor of ten below this share of the usual length.
-DEAR, USUAL = 1.0, 0.3
+SHORT_PIECE_COST, SHORT_PIECE_SHARE = 1.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ def normals(
     the middle of it.
     """
     m, dh, exact = probe.m, frame.M @ line.direction, probe.noise.exact
-    wanted = (crossing < 0) & (expected_error(frame, line, probe.noise) < VAGUE)
-    groups = grouped(line, wanted, crossing >= 0, APART[exact])
+    wanted = (crossing < 0) & (expected_error(frame, line, probe.noise) < LARGEST_NORMAL_ERROR)
+    groups = grouped(line, wanted, crossing >= 0, GROUP_INDEPENDENCE[exact])
     pieces = np.unique([piece for each in groups for piece in (each.before, each.after)]).astype(int)
     if not len(pieces) and not len(line.t) and not found.lines:
         pieces = np.zeros(1, dtype=int)
     where, radius = inside(line, pieces)
     x = line.inputs(where)
     # What an exact line says need not be asked again; but all derivatives in a place share the error of its value.
-    value = line.at(where) if exact and frame.free and len(line.t) > 0 and frame.d < MANY else None
+    value = line.at(where) if exact and frame.free and len(line.t) > 0 and frame.d < TWO_STEP_COORDINATES else None
     slope, error = derivatives(probe, frame, x, radius, value)
     fine = np.isfinite(error)
     doubt = line.doubt[1:] ** 2 + line.doubt[:-1] ** 2
@@ -87,7 +87,7 @@ def normals(
                 continue
             e = float(np.hypot(np.linalg.norm(pinv[k]) * blur * np.sqrt(frame.d), np.sqrt(vague[k]))) / size
             drift = abs(float(normal @ dh) - 1) / (size * float(np.linalg.norm(dh)))
-            if e < VAGUE and drift * np.sqrt(frame.d) <= TRUE * e + ROUGHLY:
+            if e < LARGEST_NORMAL_ERROR and drift * np.sqrt(frame.d) <= TRUE * e + NORMAL_DRIFT_ALLOWED:
                 used.append(p)
                 rows.append(normal / size)
                 jumps.append(line.jump[p] * size)
@@ -131,9 +131,9 @@ def _cheapest(
     for i in range(1, len(run) + 1):
         cost[i] = np.inf
         for q in range(1, most[i - 1] + 1):
-            short = max(0.0, float(np.log10(USUAL * usual / length[best[i]])))
-            if cost[i - q] + 1 + DEAR * short < cost[i]:
-                cost[i], back[i] = cost[i - q] + 1 + DEAR * short, i - q
+            short = max(0.0, float(np.log10(SHORT_PIECE_SHARE * usual / length[best[i]])))
+            if cost[i - q] + 1 + SHORT_PIECE_COST * short < cost[i]:
+                cost[i], back[i] = cost[i - q] + 1 + SHORT_PIECE_COST * short, i - q
     cuts = [len(run)]
     while cuts[-1] > 0:
         cuts.append(int(back[cuts[-1]]))

@@ -16,13 +16,14 @@ from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sign_recovery import by_answers
 
 # Share of the answers' spread that rows may leave where nothing is missing; the same in standard deviations of answers.
-CONVINCING, FITS = 0.03, 3.0
+CONVINCING, OUTPUT_MISFIT_SIGMAS = 0.03, 3.0
 BETTER = 0.1  # a trial replaces the best one where it leaves less than this share of its error
 BESIDES = 6  # points on either side of a first-layer neuron
 # Answers per unknown of an output layer, and besides; every fifth is not fitted but held against it.
-PLENTY, SPARE, HELD_OUT = 4, 100, 5
-ALIKE = 0.9  # cosine of errors that one neuron may explain
-ROUNDS, TURNED = 3, 0.5  # how often signs are told by answers; share of a neuron that is the other way round then
+ANSWERS_PER_UNKNOWN, ANSWERS_BESIDES, HELD_OUT_INTERVAL = 4, 100, 5
+SAME_ERROR_COSINE = 0.9  # cosine of errors that one neuron may explain
+# How often signs are told by answers; share of a neuron that is the other way round then.
+SIGN_TURNING_ROUNDS, TURNED = 3, 0.5
 
 
 class Output(NamedTuple):
@@ -41,8 +42,8 @@ def output_behind(setup: Setup, state: Reading, layer: AffineMap) -> tuple[Affin
     layer, the other way round where answers say so.
 
     With more neurons than coordinates, or some that are always active, signs are at will: relu(-z) = relu(z) - z, and a
-    linear part is left over. `layer`: rows and biases, active where positive. Queries: `PLENTY (k + 1) + SPARE`, and
-    `PLENTY` for each coordinate where these may be part of it.
+    linear part is left over. `layer`: rows and biases, active where positive. Queries: `ANSWERS_PER_UNKNOWN (k + 1) +
+    ANSWERS_BESIDES`, and `ANSWERS_PER_UNKNOWN` for each coordinate where these may be part of it.
     """
     (rows, _), frame = layer, state.frame
     k = len(rows)
@@ -67,7 +68,7 @@ def _told(
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """Points and answers for an output layer, with coefficients of the coordinates or without."""
     unknowns = len(layer[0]) + 1 + linear * state.frame.d
-    return fresh(setup, state, PLENTY * unknowns + SPARE, layer, BESIDES)
+    return fresh(setup, state, ANSWERS_PER_UNKNOWN * unknowns + ANSWERS_BESIDES, layer, BESIDES)
 
 
 def _output(
@@ -82,7 +83,7 @@ def _output(
     """The output layer that answers tell, those that hyperplanes were measured by too behind another layer."""
     h = after(list(state.layers), x)
     F = np.concatenate([after([layer], h), np.ones((len(h), 1)), *([h] if linear else [])], axis=1)
-    fitting = np.arange(len(x)) % HELD_OUT > 0
+    fitting = np.arange(len(x)) % HELD_OUT_INTERVAL > 0
     counts, sigma = setup.probe.noise.counts(x, y)
     told, planes = (F[fitting], y[fitting], counts[fitting]), state.found.straight
     spread = max(weighted_spread(y, counts), sigma, 1e-300)  # of a constant only errors are left
@@ -94,7 +95,7 @@ def _output(
     held = [np.abs(off[~fitting]).max(axis=1) for off in offs]
     i = int(np.argmin([np.median(each) for each in held]))
     left = float(np.sqrt((offs[i][~fitting] ** 2).mean())) / spread
-    return Output(x, trials[i], offs[i], left, FITS * sigma / spread, linear)
+    return Output(x, trials[i], offs[i], left, OUTPUT_MISFIT_SIGMAS * sigma / spread, linear)
 
 
 def _turned_by_answers(
@@ -110,7 +111,7 @@ def _turned_by_answers(
         return np.asarray(counts * (off - np.median(off, axis=0)))
 
     off = left(layer)
-    for _ in range(ROUNDS):
+    for _ in range(SIGN_TURNING_ROUNDS):
         rows, bias = layer
         robust = Robust.at((off**2).mean(axis=1))
         weight = np.sqrt(robust.weight)[:, None]
@@ -142,7 +143,7 @@ def most_wrong(off: Float[np.ndarray, "N m"], most: int, least: int) -> Int[np.n
     ways = off[order] / np.maximum(size[order], 1e-300)[:, None]
     first: list[int] = []
     for i, way in enumerate(ways):
-        if (np.abs(ways[first] @ way) < ALIKE).all():
+        if (np.abs(ways[first] @ way) < SAME_ERROR_COSINE).all():
             first.append(i)
     rest = np.setdiff1d(np.arange(len(order)), first)[: max(0, least - len(first))]
     return np.asarray(order[np.concatenate([first, rest]).astype(int)])

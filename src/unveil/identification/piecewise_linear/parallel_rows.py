@@ -13,12 +13,12 @@ from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, Laye
 from unveil.identification.piecewise_linear.probe import Probe
 
 # Coordinates from which on normals near each other are taken for parallel, and one minus the cosine of such.
-FEWEST, PARALLEL = 8, 1e-12
-LINES, POOL = 2, 400  # lines across each group, and places among which the roomiest are chosen
+PARALLEL_COORDINATES, PARALLEL_NORMAL_MISS = 8, 1e-12
+LINES, GROUP_PLACE_POOL = 2, 400  # lines across each group, and places among which the roomiest are chosen
 # How far from the middle the normal is measured on either side, as a share of the room there, how far steps go, and
 # how much of that room the group may take.
-OUT, STEP, WIDE = 0.6, 0.2, 0.3
-FAR_OFF = 30.0  # a normal measured so many errors away from what it was is another's
+OUT, GROUP_STEP_SHARE, GROUP_ROOM_SHARE = 0.6, 0.2, 0.3
+OTHER_NORMAL_ERRORS = 30.0  # a normal measured so many errors away from what it was is another's
 
 
 def across_parallel(probe: Probe, frame: Frame, found: LayerFound) -> tuple[LayerFound, list[Line]]:
@@ -28,7 +28,7 @@ def across_parallel(probe: Probe, frame: Frame, found: LayerFound) -> tuple[Laye
     Between them steps are short, and a normal is vague. Queries: those of `line_search` for `LINES` of each group, and
     of `derivatives` at two points.
     """
-    alike = np.abs(found.rows @ found.rows.T) > 1 - PARALLEL
+    alike = np.abs(found.rows @ found.rows.T) > 1 - PARALLEL_NORMAL_MISS
     firsts = np.flatnonzero((alike.sum(axis=1) > 1) & ~np.tril(alike, -1).any(axis=1))
     lines: list[Line] = []
     for i in firsts:
@@ -37,7 +37,11 @@ def across_parallel(probe: Probe, frame: Frame, found: LayerFound) -> tuple[Laye
         some = line_search(probe.ask, base, step, -1.0, 1.0, probe.noise, probe.rng)
         lines += some
         # Another one's breakpoint on the way would be in the change of slopes.
-        calm = [line for line in some if not ((np.abs(line.t) > WIDE) & (np.abs(line.t) < OUT + STEP)).any()]
+        calm = [
+            line
+            for line in some
+            if not ((np.abs(line.t) > GROUP_ROOM_SHARE) & (np.abs(line.t) < OUT + GROUP_STEP_SHARE)).any()
+        ]
         if calm:
             found = found.with_rows(_with_normal(probe, frame, found.straight, group, calm[0]))
     return found, lines
@@ -48,7 +52,7 @@ def _straight_across(
 ) -> tuple[Float[np.ndarray, "L n"], Float[np.ndarray, "L n"]]:
     """Points amid a group of hyperplanes, and steps across it as far as to the next one of the others."""
     row, middle = planes.rows[group.argmax()], float(np.median(planes.bias[group] * _turn(planes, group)))
-    pool = frame.sample(POOL, probe.rng)
+    pool = frame.sample(GROUP_PLACE_POOL, probe.rng)
     pool = pool - (frame.values(pool) @ row + middle)[:, None] * (frame.V @ row)
     room = np.abs(planes.sums(frame, pool))[:, ~group].min(axis=1, initial=1.0)
     best = np.argsort(-room)[:LINES]
@@ -66,14 +70,14 @@ def _with_normal(
     """These hyperplanes, those of a group with the normal that is seen from both sides of it."""
     row, size = planes.rows[group[0]], float(np.linalg.norm(line.direction))
     ends = np.stack([line.base - OUT * line.direction, line.base + OUT * line.direction])
-    slope, blur = derivatives(probe, frame, ends, np.full(2, STEP * size / 3))
+    slope, blur = derivatives(probe, frame, ends, np.full(2, GROUP_STEP_SHARE * size / 3))
     if not np.isfinite(blur).all():
         return planes
     _, s, vt = np.linalg.svd(slope[1] - slope[0], full_matrices=False)
     new = vt[0] * np.sign(vt[0] @ row)
     error = float(np.hypot(*blur)) * np.sqrt(frame.d) / float(s[0])
     known = float(planes.error[group].min())
-    if error > known or np.linalg.norm(new - row) > FAR_OFF * known:
+    if error > known or np.linalg.norm(new - row) > OTHER_NORMAL_ERRORS * known:
         return planes
     which = np.isin(np.arange(len(planes)), group)
     rows = _turn(planes, which)[:, None] * new

@@ -17,15 +17,17 @@ from unveil.whitebox.network import Network
 Ask = Callable[[Float[np.ndarray, "N n"]], tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]]
 
 # Answers are wrong where they are off by so many times what is usual, and few as long as they are at most this share.
-WRONG, FEW = 30.0, 0.2
+WRONG_ERROR_RATIO, FEW_WRONG_SHARE = 30.0, 0.2
 # Wrong answers per weight of a neuron: at least, and with those asked about beside the others.
-LEAST, PER_WEIGHT = 0.5, 4.0
-BESIDE = (0.1, 0.3, 1.0)  # how far beside: deviations relative to an input's own
+LEAST_WRONG_PER_WEIGHT, ASKED_PER_WEIGHT = 0.5, 4.0
+BESIDE_WRONG_DEVIATIONS = (0.1, 0.3, 1.0)  # how far beside: deviations relative to an input's own
 ENDS = 0.01  # share of the answers' deviation that an output layer behind coarse rows leaves of most of them at most
-SHARP = 1e-3  # the same of a layer that is taken for the last: what is further off is no start for a fit of all weights
-STEPS, STILL = 30, 1e-6  # steps of reweighting, and what they change of all errors when they end
+# The same of a layer that is taken for the last: what is further off is no start for a fit of all weights.
+LAST_LAYER_MISFIT = 1e-3
+# Steps of reweighting, and what they change of all errors when they end.
+REWEIGHTING_STEPS, REWEIGHTING_CHANGE = 30, 1e-6
 # How many fewer answers are wrong with a neuron that is put in, per weight of it; places in a row that may show none.
-BETTER, TRIES = 1.0, 4
+RIGHTED_PER_WEIGHT, BARREN_PLACES = 1.0, 4
 TWINS = 0.99  # cosine from which on it is one read before, inexactly
 SHARPER = 20  # steps of a fit that sharpens what was put in
 
@@ -42,18 +44,22 @@ def with_rare(
     A network that lacks a rare neuron is right at most inputs: an output layer that most answers suit leaves over what
     that neuron does, which is linear in the values of the layer before wherever it is active. More answers are asked
     beside one that is wrong, a line through those near it is laid by least absolute deviations, and the neuron stays if
-    more answers are right with it than it has weights. Queries: `PER_WEIGHT (d + 1)` per place where a neuron is
-    looked for, for d in the layer before; at most `TRIES` such places per neuron of the layer.
+    more answers are right with it than it has weights. Queries: `ASKED_PER_WEIGHT (d + 1)` per place where a neuron is
+    looked for, for d in the layer before; at most `BARREN_PLACES` such places per neuron of the layer.
     """
     count, (given, d), barren = len(x), layers[-1][0].shape, 0
-    for _ in range(TRIES * given):
+    for _ in range(BARREN_PLACES * given):
         off = np.abs(left_of_most(layers, x, y)).max(axis=1)
-        least = WRONG * float(np.median(off))
+        least = WRONG_ERROR_RATIO * float(np.median(off))
         wrong = np.flatnonzero(off > least)
-        if barren == TRIES or len(wrong) < LEAST * (d + 1) or (wrong < count).sum() > FEW * count:
+        if (
+            barren == BARREN_PLACES
+            or len(wrong) < LEAST_WRONG_PER_WEIGHT * (d + 1)
+            or (wrong < count).sum() > FEW_WRONG_SHARE * count
+        ):
             break
         start = x[rng.choice(wrong)]
-        size = rng.choice(BESIDE, (int(PER_WEIGHT * (d + 1)), 1)) * start.std()
+        size = rng.choice(BESIDE_WRONG_DEVIATIONS, (int(ASKED_PER_WEIGHT * (d + 1)), 1)) * start.std()
         beside, answers = ask(start + size * rng.standard_normal((len(size), len(start))))
         near = np.arange(len(x), len(x) + len(beside))
         x, y = np.concatenate([x, beside]), np.concatenate([y, answers])
@@ -63,7 +69,7 @@ def with_rare(
         if neuron is None or (np.abs(unit_rows(rows) @ neuron[0]) > TWINS).any():
             continue
         more = [*layers[:-1], (np.concatenate([rows, neuron[0][None]]), np.append(bias, neuron[1]))]
-        if _wrong(left, least) - _wrong(left_of_most(more, x, y), least) > BETTER * (d + 1):
+        if _wrong(left, least) - _wrong(left_of_most(more, x, y), least) > RIGHTED_PER_WEIGHT * (d + 1):
             layers, barren = _settled(more, given, x, y, least), 0
     return layers
 
@@ -96,13 +102,13 @@ def last_layer(
     found = with_rare([*before, wide], x, y, asked, rng)[-1]
     x, y = known[0]
     layer = sides_suiting_most(before, (found[0][d:], found[1][d:]), x, y)
-    if suits_most(left_of_most([*before, layer], x, y), y, SHARP):
+    if suits_most(left_of_most([*before, layer], x, y), y, LAST_LAYER_MISFIT):
         return layer
     # Of what was put in a few answers told the row; where it is always on all of them do.
     network = Network.from_weights([layer, output_suiting_most([*before, layer], x, y)])
     network = fit(network, after(before, x), y, steps=SHARPER, damping=DAMPING).network
     layer = network.layers[0].dense(), network.layers[0].bias
-    return layer if suits_most(left_of_most([*before, layer], x, y), y, SHARP) else None
+    return layer if suits_most(left_of_most([*before, layer], x, y), y, LAST_LAYER_MISFIT) else None
 
 
 def output_suiting_most(layers: list[AffineMap], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> AffineMap:
@@ -119,7 +125,10 @@ def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"], most
     """
     off = np.abs(left).max(axis=1)
     median = float(np.median(off))
-    return bool(median <= most * float((y - y.mean(axis=0)).std()) and (off > WRONG * median).mean() <= FEW)
+    return bool(
+        median <= most * float((y - y.mean(axis=0)).std())
+        and (off > WRONG_ERROR_RATIO * median).mean() <= FEW_WRONG_SHARE
+    )
 
 
 def sides_suiting_most(
@@ -151,12 +160,12 @@ def suiting_most(F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"]) -> Fl
     """Coefficients of least absolute deviations, by least squares that are weighted anew."""
     weight = np.ones(len(F))
     scale, off = max(float(np.abs(y).max()), 1e-300), np.linalg.norm(y, axis=1)
-    for _ in range(STEPS):
+    for _ in range(REWEIGHTING_STEPS):
         root = np.sqrt(weight)[:, None]
         # (`gelsy` takes a third of the time of a singular value decomposition.)
         out = linalg.lstsq(root * F, root * y, lapack_driver="gelsy", check_finite=False)[0]
         before, off = off, np.linalg.norm(y - F @ out, axis=1)
-        if np.abs(off - before).sum() <= STILL * off.sum():
+        if np.abs(off - before).sum() <= REWEIGHTING_CHANGE * off.sum():
             break
         weight = 1 / np.maximum(off, 1e-9 * scale)
         weight /= weight.max()
@@ -174,7 +183,7 @@ def _settled(
         others = np.arange(len(bias)) != i
         fewer = [*layers[:-1], (rows[others], bias[others])]
         left = left_of_most(fewer, x, y)
-        if _wrong(left, least) < now + BETTER * (rows.shape[1] + 1):
+        if _wrong(left, least) < now + RIGHTED_PER_WEIGHT * (rows.shape[1] + 1):
             return _settled(fewer, given, x, y, least)
         neuron = _neuron(h, left, np.flatnonzero(h @ rows[i] + bias[i] > 0), least)
         if neuron is not None:
@@ -207,8 +216,8 @@ def _neuron(
     F = np.concatenate([h, np.ones((len(h), 1))], axis=1)
     active = bad[part[bad] > wrong]
     theta = np.zeros(F.shape[1])
-    for _ in range(STEPS):
-        if active.size < LEAST * F.shape[1]:
+    for _ in range(REWEIGHTING_STEPS):
+        if active.size < LEAST_WRONG_PER_WEIGHT * F.shape[1]:
             return None
         theta = suiting_most(F[active], part[active, None])[:, 0]
         now = np.flatnonzero((F @ theta > 0) & (np.abs(part - F @ theta) < np.abs(part) + wrong))

@@ -22,7 +22,7 @@ from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.far_places import confirm
 from unveil.identification.piecewise_linear.few_directions import MANY, PLENTY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_answers import FURTHER
+from unveil.identification.piecewise_linear.fresh_answers import FAR_POINT_FACTOR
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.many_layers import along_all, crowded
@@ -47,16 +47,17 @@ class Rounds(NamedTuple):
 
 
 # By whether answers are exact and whether inputs are free of a box, where lines are short.
-ROUNDS = {
+READING_ROUNDS = {
     (True, True): Rounds(3, 3, 0, 3),
     (True, False): Rounds(20, 6, 6, 20),
     (False, True): Rounds(40, 4, 1, 2),
     (False, False): Rounds(40, 4, 1, 2),
 }
-BENT, FEW_BENT = 0.2, 2  # bent hyperplanes per straight one, and besides, from which on another layer lies behind
+# Bent hyperplanes per straight one, and besides, from which on another layer lies behind.
+BENT_PER_STRAIGHT, FEW_BENT = 0.2, 2
 ALL_OVER = 2  # answers all over the inputs for each neuron, where those kept are of the first lines alone
 # Of few digits: so many times more lines where they are short; coordinates for each line to a wrong answer.
-BOUNDED, EACH = 3, 8
+BOUNDED, COORDINATES_PER_LINE = 3, 8
 
 
 def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Iterator[Reading]:
@@ -89,14 +90,14 @@ def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Itera
 def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Reading]:
     """The layer at hand: lines, what ends behind it, and lines to where that is wrong, until nothing is."""
     exact, free, there = setup.exact, setup.unbounded(state.frame), _there(setup, state)
-    rounds = ROUNDS[exact, free]
+    rounds = READING_ROUNDS[exact, free]
     behind = state.frame.d if state.layers else 0
     usual = setup.most_lines if exact or free else BOUNDED * max(setup.most_lines, behind)
     barren, lacking = 0, False
     for number in range(rounds.most + 1):
         had = len(state.found)
         if number:
-            most = rounds.lines if exact else max(rounds.lines, behind // EACH)
+            most = rounds.lines if exact else max(rounds.lines, behind // COORDINATES_PER_LINE)
             given = lines_to(there, state.frame, state.wrong[:most], state.right[:most])
         # Lines to where the network is wrong say more than others.
         lines = 0 if len(given) and number else rounds.lines if lacking and exact else usual
@@ -163,7 +164,7 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
 
 def _last(found: LayerFound) -> bool:
     """Whether so few bent hyperplanes were met that no other layer lies behind."""
-    return len(found.bent) <= BENT * len(found) + FEW_BENT
+    return len(found.bent) <= BENT_PER_STRAIGHT * len(found) + FEW_BENT
 
 
 def contradicted(setup: Setup, state: Reading) -> Reading:
@@ -195,7 +196,7 @@ def contradicted(setup: Setup, state: Reading) -> Reading:
     # What contradicts a fit belongs into the next one, unless it lies so far out that its rounding is large.
     x, y = asked[0]
     length = np.linalg.norm(x, axis=1)
-    near = length <= 2 * FURTHER * np.median(length)
+    near = length <= 2 * FAR_POINT_FACTOR * np.median(length)
     state.fresh.keep(x[near], y[near])
     return replace(state, wrong=wrong)
 
@@ -216,18 +217,22 @@ def lines_to(
         base = frame.sample(len(wrong), setup.probe.rng)
     else:
         base, room = right, frame.room(right, wrong - right)
-        low, high = np.maximum(-BEYOND, INSIDE * room[0]), np.minimum(1 + BEYOND, 1 + INSIDE * (room[1] - 1))
+        low, high = (
+            np.maximum(-WRONG_LINE_OVERSHOOT, WRONG_LINE_WALL_SHARE * room[0]),
+            np.minimum(1 + WRONG_LINE_OVERSHOOT, 1 + WRONG_LINE_WALL_SHARE * (room[1] - 1)),
+        )
     return line_search(setup.probe.ask, base, wrong - base, low, high, setup.probe.noise, setup.probe.rng)
 
 
 # How far lines go beyond a place where a network is right and one where it is wrong, in units of how far these are
 # apart; and at most so much of the way to the wall of the region.
-BEYOND, INSIDE = 0.3, 0.9
-POOL = 2000  # points that the last digits must suit
+WRONG_LINE_OVERSHOOT, WRONG_LINE_WALL_SHARE = 0.3, 0.9
+JOINED_DIGIT_POINTS = 2000  # points that the last digits must suit
 # So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
-BENDS, NARROWEST = 96, 32
-KEPT = 0.1  # share of the budget that is kept back for reading along all inputs what was read along a few
-PLACES, LINES = 12, 4  # places where rounding is measured, and lines tried for one that shows something
+MANY_BREAKPOINTS, NARROWEST = 96, 32
+KEPT_FOR_WIDENING = 0.1  # share of the budget that is kept back for reading along all inputs what was read along a few
+# Places where rounding is measured, and lines tried for one that shows something.
+ROUNDING_PLACES, FIRST_LINE_TRIES = 12, 4
 
 
 def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
@@ -260,9 +265,9 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
 
 def _first_line(setup: Setup, frame: Frame) -> Line | None:
     """A line that shows something: where many layers pass nothing on at both its ends, one shows nothing at all.
-    Queries: those of `line_search`, at most `LINES` times."""
+    Queries: those of `line_search`, at most `FIRST_LINE_TRIES` times."""
     line = None
-    for _ in range(LINES):
+    for _ in range(FIRST_LINE_TRIES):
         line = search(setup.log, frame, setup.probe.noise, setup.probe.rng, setup.far)
         if line is None or len(line.t):
             break
@@ -271,18 +276,18 @@ def _first_line(setup: Setup, frame: Frame) -> Line | None:
 
 def _by_place(setup: Setup, frame: Frame) -> Setup:
     """With rounding as large as line searches do not find for themselves: it differs from place to place. Queries:
-    `6 PLACES`."""
+    `6 ROUNDING_PLACES`."""
     probe = setup.probe
-    noise = by_place(probe.ask, frame.sample(PLACES, probe.rng), probe.noise, probe.rng, HOPEFUL)
+    noise = by_place(probe.ask, frame.sample(ROUNDING_PLACES, probe.rng), probe.noise, probe.rng, HOPEFUL)
     return setup._replace(probe=replace(probe, noise=noise))
 
 
 def _fewest(setup: Setup, start: Line) -> Directions | None:
     """Directions for a first reading: hardly any where most breakpoints of a line are none of the first layer's."""
     rng = setup.probe.rng
-    if len(start.t) >= BENDS and setup.oracle.n > NARROWEST:
+    if len(start.t) >= MANY_BREAKPOINTS and setup.oracle.n > NARROWEST:
         directions = Directions.so_many(start, NARROWEST, rng)
-        inner, seen = _along(setup, directions), directions.seen(start).middle(BENDS)
+        inner, seen = _along(setup, directions), directions.seen(start).middle(MANY_BREAKPOINTS)
         steps = layer_steps(inner.probe, Frame.of_input(NARROWEST, None), far=setup.far, most_lines=1, given=[seen])
         found = finished(steps)
         if crowded(found) and PLENTY * len(found) * len(start.t) <= NARROWEST * len(seen.t):
@@ -306,7 +311,7 @@ def _read_along(inner: Setup, directions: Directions, start: Line) -> tuple[Read
     ledger, (n, p) = inner.oracle.ledger, directions.few.shape
     wanted = n * -(-p // inner.probe.m)
     budget = allowed = ledger.budget
-    if budget is not None and wanted <= KEPT * ledger.left:
+    if budget is not None and wanted <= KEPT_FOR_WIDENING * ledger.left:
         ledger.budget = allowed = budget - wanted
     state: Reading | None = None
     try:
@@ -368,7 +373,7 @@ def _none_twice(setup: Setup, network: Network) -> Network:
     if len(network.layers) < 3:
         return network
     log, size, rng = setup.log, setup.probe.noise.size, setup.probe.rng
-    pool = rng.standard_normal((POOL, network.n)) * size / np.sqrt(network.n)
+    pool = rng.standard_normal((JOINED_DIGIT_POINTS, network.n)) * size / np.sqrt(network.n)
     return without_twins(
         network,
         log.all()[0],

@@ -20,10 +20,10 @@ from unveil.whitebox.network import Network
 
 # Errors that a network which explains the answers may have: of exact ones in units of the root of their relative
 # rounding, but at least so much; of ones with few digits in units of it.
-FINE, FINEST, FINE_OF_FEW = 3.0, 1e-7, 100.0
+FINE_OF_EXACT, FINEST, FINE_OF_FEW = 3.0, 1e-7, 100.0
 # Weights of a first layer up to which a fit of all weights moves them, too: with more each step takes minutes.
 WEIGHTS = 150_000
-LONG = 5.0  # lines of so many typical inputs cross most hyperplanes
+LONG_LINE_INPUTS = 5.0  # lines of so many typical inputs cross most hyperplanes
 
 
 class Setup(NamedTuple):
@@ -53,13 +53,13 @@ class Setup(NamedTuple):
 
     def unbounded(self, frame: Frame) -> bool:
         """Whether lines go so far that each meets most neurons: in no box, and where a softmax keeps digits far out."""
-        return frame.free and self.far >= LONG
+        return frame.free and self.far >= LONG_LINE_INPUTS
 
     @property
     def fine(self) -> float:
         """Errors of a network that explains the answers, in units of the largest one."""
         relative = self.probe.noise.relative
-        return max(FINEST, FINE * float(np.sqrt(relative))) if self.exact else FINE_OF_FEW * relative
+        return max(FINEST, FINE_OF_EXACT * float(np.sqrt(relative))) if self.exact else FINE_OF_FEW * relative
 
 
 @dataclass(frozen=True)

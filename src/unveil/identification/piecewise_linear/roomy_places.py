@@ -15,14 +15,14 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 # How far out the first layer's neurons may be, in typical inputs: near by first, else as far as a network is checked.
 REACH = 6.0, FURTHER[-1]
 # The value that the unknown weight belongs to, as a share of the room around: its hyperplane moves within that room.
-BEGINS = 0.15, 0.3
+VALUE_ROOM_SHARES = 0.15, 0.3
 # A place with a sixth of the room of the best one will do; nodes of the search after which there is taken to be none.
 GAP, NODES = 5.0, 2000
 # Known weights of a neuron that had better matter at a place: with fewer a critical point there is no proof.
 SHARED = 3
-PARALLEL = 1e-12  # one minus the cosine of rows that are one but for their lengths
-DEPENDENT = 1e-9  # rows depend on each other up to this part of the largest singular value
-MOST = 80  # most neurons in all layers before, each of which is a yes or no of the search
+ALIGNED_ROW_MISS = 1e-12  # one minus the cosine of rows that are one but for their lengths
+DEPENDENT_ROW_RATIO = 1e-9  # rows depend on each other up to this part of the largest singular value
+MOST_ENCODED_NEURONS = 80  # most neurons in all layers before, each of which is a yes or no of the search
 
 
 def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Float[np.ndarray, " n"] | None:
@@ -33,7 +33,7 @@ def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Fl
     hardly any such place of a neuron that one in a thousand inputs switches. `size`: of a typical input, per
     coordinate. None where there is none within reach. Source: the encoding of ReLUs: Tjeng, Xiao, Tedrake, ICLR 2019.
     """
-    if sum(len(bias) for _, bias in layers) > MOST or _ahead(layers[-1], ~neuron.known, j):
+    if sum(len(bias) for _, bias in layers) > MOST_ENCODED_NEURONS or _ahead(layers[-1], ~neuron.known, j):
         return None
     tries = (_roomiest(layers, neuron, j, far * size, shared) for far in REACH for shared in (SHARED, 0))
     return next((x for x in tries if x is not None), None)
@@ -43,7 +43,7 @@ def _ahead(layer: AffineMap, unknown: Bool[np.ndarray, " k"], j: int) -> bool:
     """Whether another value whose weight is unknown is positive wherever this one is: of a parallel row, and ahead."""
     W, size = layer[0], np.linalg.norm(layer[0], axis=1)
     z = layer[1] / np.maximum(size, 1e-300)
-    same = W @ W[j] > (1 - PARALLEL) * size * size[j]
+    same = W @ W[j] > (1 - ALIGNED_ROW_MISS) * size * size[j]
     same[j] = False
     return bool((z >= z[j])[same & unknown].any())
 
@@ -62,7 +62,7 @@ def _roomiest(
     begins = np.zeros((3, program.count))
     begins[0, values : values + k] = neuron.weights
     begins[1:, values + j] = 1
-    begins[1:, -1] = -size_of_last[j] * np.array(BEGINS)
+    begins[1:, -1] = -size_of_last[j] * np.array(VALUE_ROOM_SHARES)
     program.add(begins, np.array([-neuron.bias, 0, -np.inf]), np.array([-neuron.bias, np.inf, 0]))
     matter = np.zeros((1, program.count))
     matter[0, values + k : values + 2 * k] = neuron.known
@@ -70,14 +70,14 @@ def _roomiest(
     found = program.solved(np.append(np.zeros(program.count - 1), -1))
     if found is None or found[-1] <= 0:
         return None
-    return np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=DEPENDENT)[0])
+    return np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=DEPENDENT_ROW_RATIO)[0])
 
 
 def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -> Float[np.ndarray, " n"] | None:
     """A point at which a neuron behind these layers sees the least; None where there are too many neurons for a search.
     `reach`: how far out the first layer's neurons may be, as their distance from the origin."""
     (W, b), k = layers[0], len(row)
-    if sum(len(bias) for _, bias in layers) > MOST:
+    if sum(len(bias) for _, bias in layers) > MOST_ENCODED_NEURONS:
         return None
     program = _Program.begun(layers, reach)
     program.high[-1] = 0
@@ -85,7 +85,7 @@ def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -
     aim = np.zeros(program.count)
     aim[-1 - 2 * k : -1 - k] = row
     found = program.solved(aim)
-    return None if found is None else np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=DEPENDENT)[0])
+    return None if found is None else np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=DEPENDENT_ROW_RATIO)[0])
 
 
 @dataclass
@@ -110,7 +110,7 @@ class _Program:
         # Rows that nearly depend on each other see what they like far out only, those that do see what others say.
         u, s, _ = np.linalg.svd(W)
         s = np.append(s, np.zeros(len(u) - len(s)))
-        wide, given = most * np.where(s > DEPENDENT * s[0], s, 0), u.T @ b
+        wide, given = most * np.where(s > DEPENDENT_ROW_RATIO * s[0], s, 0), u.T @ b
         out.add(np.pad(u.T, ((0, 0), (0, count - len(b)))), given - wide, given + wide)
         return out
 

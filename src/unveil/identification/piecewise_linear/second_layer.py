@@ -33,25 +33,27 @@ from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
 
 # A critical point is one of a neuron that is zero there, up to this part of what it sums up and its own error.
-ZERO = 1e-6
-EXPLAINED = 1e-5  # a normal is one of the second layer's if the active neurons' normals explain it up to this part
+ZERO_SUM_SHARE = 1e-6
+# A normal is one of the second layer's if the active neurons' normals explain it up to this part.
+EXPLAINED_NORMAL_ERROR = 1e-5
 # How far weights that are not known yet may move the hyperplane, in units of those that are; mostly the first will do.
 DOUBTS = 4.0, 20.0
-INSIDE = 0.8  # the line stays this far within the region, as a share of what there is
+LINE_REGION_SHARE = 0.8  # the line stays this far within the region, as a share of what there is
 # How far the inactive neurons of the first layer are made active, in units of the active ones.
 ACTIVATED = 0.5, 0.2, 0.05, 0.02, 5e-3, 2e-3, 5e-4, 1e-4
 # Errors, in units of the largest answer, that nearly right weights may leave: the least, and the largest, which those
 # of the rows may account for. A neuron that is missing leaves more.
-ROUGH, ROUGHEST = 1e-5, 1e-3
-VAGUE = 1e-4  # a row with a larger error is no reading: too much would be taken for its own
-NOTHING = 1e-5  # a neuron with this share in the answers, relative to the others, is none
-ALIKE = 1e-3  # hyperplanes closer than this may be one, met twice
-FRESH, BESIDES = 4, 100  # fresh answers per unknown of the fit, and besides
+LEAST_ROUGH_ERROR, ROUGHEST = 1e-5, 1e-3
+VAGUE_READING_ERROR = 1e-4  # a row with a larger error is no reading: too much would be taken for its own
+ABSENT_NEURON_SHARE = 1e-5  # a neuron with this share in the answers, relative to the others, is none
+MET_TWICE_DISTANCE = 1e-3  # hyperplanes closer than this may be one, met twice
+FRESH_PER_UNKNOWN, FRESH_BESIDES = 4, 100  # fresh answers per unknown of the fit, and besides
 # Lines looked along at most, and in a row that showed nothing new; a line begins at one of so many points near its end.
-ROUNDS, PATIENCE, NEAREST = 120, 30, 5
-ANYWAY, REACHES = 3, (1.0, 3.0)  # every so many barren lines are random ones, this far out in typical inputs
+SECOND_LAYER_LINES, MOST_BARREN_LINES, LINE_START_POINTS = 120, 30, 5
+# Every so many barren lines are random ones, this far out in typical inputs.
+RANDOM_LINE_INTERVAL, TYPICAL_INPUT_REACHES = 3, (1.0, 3.0)
 # A layer that explains fewer of the fresh answers after so many rounds is not the last hidden one; points per round.
-LAST, LOOKS, AT_ONCE = 0.5, 12, 8
+LAST_HIDDEN_SHARE, LAST_HIDDEN_ROUNDS, POINTS_PER_ROUND = 0.5, 12, 8
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class SecondLayer:
     ) -> SecondLayer:
         """From what was met in the frame `outside` while the first layer was read, and where all of it is active."""
         seen = points_of(outside, first.bent)
-        frame, vague = outside.after(*layer), found.straight[found.straight.error >= VAGUE]
+        frame, vague = outside.after(*layer), found.straight[found.straight.error >= VAGUE_READING_ERROR]
         seen += points_of(frame, vague)
         state = cls(probe, log, Asked(log.oracle, EVERYTHING), frame, layer, found, seen)
         return _taken_in(state)
@@ -92,7 +94,7 @@ class SecondLayer:
         """Whether one of the neurons read is zero here, as well as it is known: else it would be read twice."""
         h = after([self.layer], x[None])[0]
         off = np.abs(self.found.rows @ h + self.found.bias)
-        known = ZERO + SAME * self.found.straight.error / np.sqrt(len(h))
+        known = ZERO_SUM_SHARE + SAME * self.found.straight.error / np.sqrt(len(h))
         return bool((off < known * (1 + np.linalg.norm(h))).any())
 
     def rough(self) -> float:
@@ -102,7 +104,7 @@ class SecondLayer:
         apart = np.linalg.norm(after([self.layer], x), axis=1, keepdims=True) / np.sqrt(d)
         each = np.linalg.norm(self.found.straight.jump, axis=1) * self.found.straight.error
         off = float(np.linalg.norm(each) * (apart * weight).max() / max(np.abs(y * weight).max(), 1e-300))
-        return float(np.clip(off, ROUGH, ROUGHEST))
+        return float(np.clip(off, LEAST_ROUGH_ERROR, ROUGHEST))
 
     def fit(self, asked: Asked) -> Fit:
         """What these neurons, and a part linear in the first layer's values, explain of some answers."""
@@ -135,13 +137,13 @@ class Fit(NamedTuple):
 def read_second_layer(state: SecondLayer) -> SecondLayer:
     """Look at what the network explains and what not, and read what is missing, until it explains all answers.
 
-    Queries: `FRESH` per unknown of the fit and `BESIDES`; about `4 k + 100` per neuron that had been missed, for k
-        of the first layer, those of `PATIENCE` lines in a row that show nothing new, and `FEWEST` each time that
-        everything asked is explained.
+    Queries: `FRESH_PER_UNKNOWN` per unknown of the fit and `FRESH_BESIDES`; about `4 k + 100` per neuron that had been
+    missed, for k of the first layer, those of `MOST_BARREN_LINES` lines in a row that show nothing new, and `FEWEST`
+    each time that everything asked is explained.
     """
     barren, most = 0, 0.0
     held: Fit | None = None
-    for turn in range(ROUNDS):
+    for turn in range(SECOND_LAYER_LINES):
         count = len(state.found.rows)
         state = _aimed(state)
         _draw(state)
@@ -149,7 +151,11 @@ def read_second_layer(state: SecondLayer) -> SecondLayer:
         held = fit = held if held is not None and held.of(state) else state.fit(state.fresh)
         most = max(most, float(fit.fits.mean()))
         barren = 0 if len(state.found.rows) > count else barren + 1
-        if not fit.fits.any() or barren > PATIENCE or (turn >= LOOKS and most < LAST):
+        if (
+            not fit.fits.any()
+            or barren > MOST_BARREN_LINES
+            or (turn >= LAST_HIDDEN_ROUNDS and most < LAST_HIDDEN_SHARE)
+        ):
             break
         if fit.fits.all():
             state, fit = _fewer(state, fit)
@@ -164,18 +170,18 @@ def read_second_layer(state: SecondLayer) -> SecondLayer:
 
 def _draw(state: SecondLayer) -> None:
     """So many fresh answers that the fit is overdetermined, however many neurons there are by now."""
-    need = FRESH * (sum(state.found.rows.shape) + 1) + BESIDES
+    need = FRESH_PER_UNKNOWN * (sum(state.found.rows.shape) + 1) + FRESH_BESIDES
     lack, rng, oracle = need - sum(map(len, state.fresh.x)), state.probe.rng, state.log.oracle
     if lack > 0:
         x = oracle.sample(lack, rng)
-        state.fresh(oracle.nearest(x * rng.choice(REACHES, size=(lack, 1))))
+        state.fresh(oracle.nearest(x * rng.choice(TYPICAL_INPUT_REACHES, size=(lack, 1))))
 
 
 def _fewer(state: SecondLayer, fit: Fit) -> tuple[SecondLayer, Fit]:
     """Without what has no share in the answers, and without second readings of one hyperplane. Neurons that are much
     alike, as training can make them, stay: all answers paid for must be explained as before."""
     share = np.linalg.norm(fit.solution[: len(state.found.rows)], axis=1)
-    spare = [np.flatnonzero(share <= NOTHING * share.max())]
+    spare = [np.flatnonzero(share <= ABSENT_NEURON_SHARE * share.max())]
     spare += [np.array([i]) for i in _twins(state.found)]
     before = state.fit(state.log).fits if any(map(len, spare)) else np.empty(0, dtype=bool)
     for which in spare:
@@ -196,7 +202,7 @@ def _unmet(state: SecondLayer, network: Network, off: Float[np.ndarray, " N"]) -
     bad = np.flatnonzero(off >= rough)
     if len(bad):
         x, y = state.log.all()
-        some = state.probe.rng.permutation(bad)[:BESIDES]
+        some = state.probe.rng.permutation(bad)[:FRESH_BESIDES]
         state.fresh.x.append(x[some])
         state.fresh.y.append(y[some])
     return bool(len(wrong) or len(bad))
@@ -205,9 +211,9 @@ def _unmet(state: SecondLayer, network: Network, off: Float[np.ndarray, " N"]) -
 def _looked(state: SecondLayer, fits: Bool[np.ndarray, " N"], barren: int) -> SecondLayer:
     """Meet what is missing: on a line from an answer that is not explained to one that is, or on any line."""
     x, probe = state.fresh.all()[0], state.probe
-    if barren % ANYWAY == ANYWAY - 1:
+    if barren % RANDOM_LINE_INTERVAL == RANDOM_LINE_INTERVAL - 1:
         base, direction = state.log.oracle.sample(2, probe.rng)
-        low, high = -REACHES[-1], REACHES[-1]
+        low, high = -TYPICAL_INPUT_REACHES[-1], TYPICAL_INPUT_REACHES[-1]
     else:
         base, direction = _towards(state, x[~fits], x[fits])
         low, high = -0.1, 1.0
@@ -223,16 +229,16 @@ def _towards(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """An answer that is not explained, and the way from it to one that is and has much the same neurons active."""
     bad = state.probe.rng.choice(wrong)
-    return bad, alike([state.layer], bad[None], right, state.probe.rng, NEAREST)[0] - bad
+    return bad, alike([state.layer], bad[None], right, state.probe.rng, LINE_START_POINTS)[0] - bad
 
 
 def _taken_in(state: SecondLayer) -> SecondLayer:
     """Where all are active a normal is all there is to know, whether or not it was seen to go on far away. Rows that
     are vague are left out: they are met again."""
     bent = state.found.bent
-    state = replace(state, found=state.found.keep(state.found.straight.error < VAGUE))
+    state = replace(state, found=state.found.keep(state.found.straight.error < VAGUE_READING_ERROR))
     for i in np.argsort(bent.error, kind="stable"):
-        if bent.error[i] < VAGUE and not state.zero(bent.at[i]):
+        if bent.error[i] < VAGUE_READING_ERROR and not state.zero(bent.at[i]):
             one = bent[np.array([i])]
             again = Hyperplanes.through(state.frame, one.at, one.rows, one.jump, one.error)
             state = replace(state, found=state.found.with_straight(again))
@@ -242,14 +248,14 @@ def _taken_in(state: SecondLayer) -> SecondLayer:
 def _aimed(state: SecondLayer) -> SecondLayer:
     """Meet the neurons of these critical points again, where the whole first layer is active."""
     left, turns, probe = list(state.seen), 0, state.probe
-    while left and turns < AT_ONCE:
+    while left and turns < POINTS_PER_ROUND:
         point = left.pop(0)
         if state.zero(point.x):
             continue
         turns += 1
         h, J = local([state.layer], point.x)
         weights = np.linalg.lstsq(J.T, point.normal, rcond=None)[0] * (h > 0)
-        if np.linalg.norm(J.T @ weights - point.normal) > EXPLAINED:
+        if np.linalg.norm(J.T @ weights - point.normal) > EXPLAINED_NORMAL_ERROR:
             continue
         for doubt in DOUBTS:
             line = _across(state.frame, h, weights, doubt)
@@ -270,7 +276,7 @@ def _twins(found: LayerFound) -> list[int]:
     for i in np.argsort(-found.straight.error):
         apart = np.minimum(np.linalg.norm(scaled - scaled[i], axis=1), np.linalg.norm(scaled + scaled[i], axis=1))
         apart[[i, *out]] = np.inf
-        if apart.min() < ALIKE:
+        if apart.min() < MET_TWICE_DISTANCE:
             out.append(int(i))
     return out
 
@@ -287,6 +293,6 @@ def _across(
         active = h + least
         rate = float(weights**2 @ active)
         far = least * (abs(float(weights.sum())) + doubt * float(np.linalg.norm(weights))) / rate
-        if far <= INSIDE * most:
+        if far <= LINE_REGION_SHARE * most:
             return frame.V @ (active - frame.c), frame.V @ (weights * active), far
     return None

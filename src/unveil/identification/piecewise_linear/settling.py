@@ -25,10 +25,10 @@ from unveil.whitebox.network import Network
 # many fresh points in all.
 POINTS_OF_FEW = FEWEST_IN_BOX
 # A fit to more answers from where a network is wrong is made again where it leaves so much of its errors at most.
-BETTER = 0.7
+REFIT_ERROR_SHARE = 0.7
 # So often in any case where answers have few digits, up to so many parameters: of 30-16-8-1 such a fit takes a quarter
 # of the questions of another reading, and what few answers tell is told by several of them.
-ROUNDS, MANY = 3, 3000
+REFIT_ROUNDS, REFIT_PARAMETERS = 3, 3000
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Settling:
 
     def settled(self, network: Network) -> tuple[Network, Validation]:
         """With numbers that few answers tell settled by answers like those, as long as that makes the errors smaller;
-        of few digits and not many parameters `ROUNDS` times in any case, or until it passes.
+        of few digits and not many parameters `REFIT_ROUNDS` times in any case, or until it passes.
 
         Queries: those of `checked`, and in each further round of it and of `_around`
         """
         seen = self.checked(network)
         off, most = strays(network, self.fresh, self.noise)
         best, least = (network, seen), seen.residual * max(seen.roundings, most, 1.0)
-        rounds = 1 if self.noise.exact or parameters(network) > MANY else ROUNDS
+        rounds = 1 if self.noise.exact or parameters(network) > REFIT_PARAMETERS else REFIT_ROUNDS
         several = rounds > 1
         with suppress(BudgetExceeded):
             while self._doubtful(seen, off):
@@ -84,7 +84,7 @@ class Settling:
                 if left < least or (self._passed(seen) and not self._passed(best[1])):
                     best, least = (network, seen), left
                 # What is off by nothing gains nothing, however often it is fitted again.
-                if left >= BETTER * had and rounds <= 0:
+                if left >= REFIT_ERROR_SHARE * had and rounds <= 0:
                     break
                 if several and self._passed(best[1]):
                     break

@@ -18,23 +18,23 @@ from unveil.identification.piecewise_linear.probe import Probe
 
 # Rows measured again: one in so many, if their error is larger: where a derivative is cheap; with one output and with
 # several, where it takes more than so many inputs, and where the next layers are read through them.
-CHEAP, MANY = (2, 1e-10), 200
+CHEAP_DERIVATIVES, COSTLY_INPUTS = (2, 1e-10), 200
 COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
 # Places where a hyperplane is looked at before it is left as it was; how far on either side, as a share of the way to
 # the next one of its layer and of that to a deeper one's; shorter ways than the last are no place.
-TRIES, ACROSS, BETWEEN, SHORTEST = 3, 0.5, 0.8, 0.02
-WORSE = 10.0  # so many times further off than most is worse than rounding
-POOL = 400  # places among which the roomiest is chosen
+SHARPENING_PLACES, OWN_LAYER_WAY_SHARE, DEEPER_WAY_SHARE, SHORTEST = 3, 0.5, 0.8, 0.02
+WORSE_THAN_MOST_FACTOR = 10.0  # so many times further off than most is worse than rounding
+ROOMY_PLACE_POOL = 400  # places among which the roomiest is chosen
 
 
 def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool = False) -> LayerFound:
     """With the few rows that came out worst measured again, between close breakpoints.
 
     `few`: the coordinates are few of the inputs', and other layers will be read through these rows. Queries: those of
-    `sharpened` for one row in `SHARES`.
+    `sharpened` for the share of the rows that is measured again.
     """
     many = probe.m > 1
-    share, bad = THROUGH[many] if few else COSTLY[many] if frame.d > MANY else CHEAP
+    share, bad = THROUGH[many] if few else COSTLY[many] if frame.d > COSTLY_INPUTS else CHEAP_DERIVATIVES
     error = found.straight.error
     worst = np.argsort(-error)[: max(1, len(error) // share)]
     return sharpened(probe, frame, found, worst[error[worst] > bad])
@@ -53,7 +53,7 @@ def met_nearer(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
         return found
     off = _far_off(frame, planes)
     # Met again they come out as most did.
-    usual = WORSE * float(np.median(off))
+    usual = WORSE_THAN_MOST_FACTOR * float(np.median(off))
     good = planes.error <= max(COSTLY[probe.m > 1][1], usual)
     far = np.flatnonzero(good & (off > max(THROUGH[probe.m > 1][1], usual)))
     again = _met_again(probe, _Room(probe.rng, frame, planes), dict.fromkeys(far.tolist(), _as_known))
@@ -75,7 +75,7 @@ class _Room:
 
     def __init__(self, rng: np.random.Generator, frame: Frame, planes: Hyperplanes) -> None:
         self.rng, self.frame, self.planes = rng, frame, planes
-        self.x = rng.standard_normal((POOL, len(frame.V))) if frame.free else np.empty((0, len(frame.V)))
+        self.x = rng.standard_normal((ROOMY_PLACE_POOL, len(frame.V))) if frame.free else np.empty((0, len(frame.V)))
         self.sums = planes.sums(frame, self.x)
 
     def on(self, i: int, turn: int) -> tuple[Float[np.ndarray, " n"], float]:
@@ -85,12 +85,12 @@ class _Room:
             z, cosines = self.sums[:, i], self.planes.rows @ row
             sums = self.sums - np.outer(z, cosines)
         else:
-            x = on_plane(self.frame, self.planes[np.full(POOL // 2, i)], self.rng)
+            x = on_plane(self.frame, self.planes[np.full(ROOMY_PLACE_POOL // 2, i)], self.rng)
             sums = self.planes.sums(self.frame, x)
         room = np.delete(np.abs(sums), i, axis=1).min(axis=1, initial=np.inf)
         best = int(np.argsort(-room)[turn])
         at = self.x[best] - z[best] * (self.frame.V @ row) if self.frame.free else x[best]
-        return at, ACROSS * min(float(room[best]), 1.0)
+        return at, OWN_LAYER_WAY_SHARE * min(float(room[best]), 1.0)
 
 
 class _Crossing(NamedTuple):
@@ -112,7 +112,7 @@ _Measure = Callable[[Probe, Frame, _Crossing], _Normal | None]  # what measures 
 def _met_again(probe: Probe, room: _Room, measures: dict[int, _Measure]) -> dict[int, Hyperplanes]:
     """Hyperplanes as they are seen at roomy places, without those that no place shows better than they are known."""
     left, again = dict(measures), dict[int, Hyperplanes]()
-    for turn in range(TRIES):
+    for turn in range(SHARPENING_PLACES):
         for i, met in _crossings(probe, room, list(left), turn):
             seen = left[i](probe, room.frame, met)
             better = None if seen is None else _better(room.frame, met, *seen)
@@ -134,7 +134,7 @@ def _crossings(probe: Probe, room: _Room, which: list[int], turn: int) -> Iterat
             continue
         here = np.abs(line.t).argmin()
         others = np.abs(np.delete(line.t, here) - line.t[here])
-        share = min(BETWEEN * float(others.min(initial=np.inf)), 1.0 - abs(float(line.t[here])))
+        share = min(DEEPER_WAY_SHARE * float(others.min(initial=np.inf)), 1.0 - abs(float(line.t[here])))
         if share >= SHORTEST:
             yield i, _Crossing(room.planes[np.array([i])], line.points[here], share * line.direction, share * length)
 
@@ -175,10 +175,10 @@ def _better(
 
 
 # Alternations between mixtures and rows, and how often these begin anew with what is active by the rows they gave.
-ROUNDS, PASSES = 10, 2
+MIXTURE_ROUNDS, ACTIVITY_PASSES = 10, 2
 # How many of its errors a row may go: these are estimates, of weak rows by a factor of three or four. And how many
 # errors of the least squares a row is off, which take mixtures for exact.
-FREE, DOUBT = 4.0, 10.0
+ALLOWED_ROW_ERRORS, ROW_ERROR_FACTOR = 4.0, 10.0
 
 
 def unmix(
@@ -194,10 +194,10 @@ def unmix(
     error = found.straight.error
     if not len(rows) or not found.slope.any():
         return rows, bias, error
-    for _ in range(PASSES):
+    for _ in range(ACTIVITY_PASSES):
         new, expected = _mixed(frame, found, (rows, bias))
         # A row that went further than its error came under what others lack.
-        near = np.linalg.norm(new - layer[0], axis=1) <= FREE * found.straight.error
+        near = np.linalg.norm(new - layer[0], axis=1) <= ALLOWED_ROW_ERRORS * found.straight.error
         rows, error = np.where(near[:, None], new, layer[0]), np.where(near, expected, found.straight.error)
         shift = -np.einsum("kd,kd->k", rows, frame.values(found.straight.at))
         bias = np.where(near, shift, layer[1])
@@ -214,7 +214,7 @@ def _mixed(
     straight = found.straight
     read = np.sign(np.einsum("kd,kd->k", rows, straight.rows))[:, None] * straight.rows
     prior = frame.d / straight.error**2
-    for _ in range(ROUNDS):
+    for _ in range(MIXTURE_ROUNDS):
         parts = np.zeros((len(found.at), found.slope.shape[1], len(rows)))
         for p, on in enumerate(active):
             if on.any():
@@ -235,4 +235,4 @@ def _mixed(
         size = np.linalg.norm(new, axis=1, keepdims=True)
         rows = np.where(size > 0, new / np.maximum(size, 1e-300), rows)
     inverse = linalg.cho_solve(factor, np.eye(len(rows)))
-    return rows, DOUBT * np.sqrt(np.maximum(np.diag(inverse), 0) * frame.d)
+    return rows, ROW_ERROR_FACTOR * np.sqrt(np.maximum(np.diag(inverse), 0) * frame.d)

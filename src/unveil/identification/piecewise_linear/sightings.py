@@ -17,12 +17,13 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.partial_network import explained
 from unveil.identification.piecewise_linear.probe import Probe
 
-VAGUE = 1e-5  # normals known worse than this are left out
-FAR, BEYOND = 3.0, 1.0  # how far lines through usual values reach, and beyond both points those between unusual ones
-UNEQUAL = 0.7  # how unequal values at unusual points are
+LEFT_OUT_NORMAL_ERROR = 1e-5  # normals known worse than this are left out
+# How far lines through usual values reach, and beyond both points those between unusual ones.
+USUAL_LINE_REACH, UNUSUAL_LINE_OVERSHOOT = 3.0, 1.0
+UNUSUAL_VALUE_SPREAD = 0.7  # how unequal values at unusual points are
 # Places where rounding is measured, how far apart its answers are, and the quantile that is taken, so many times.
-PLACES, CLOSE, QUANTILE, TIMES = 60, 1e-6, 0.95, 3.0
-LONGEST = 6  # places of a line that are taken together at most
+VALUE_ROUNDING_PLACES, ROUNDING_STEP_LENGTH, QUANTILE, ROUNDING_QUANTILE_FACTOR = 60, 1e-6, 0.95, 3.0
+PLACES_TOGETHER = 6  # places of a line that are taken together at most
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Sightings:
         rng = self.probe.rng
         sign = np.where(rng.random((count, self.d)) < rng.uniform(0.1, 0.9, (count, 1)), 1.0, -1.0)
         size = np.abs(rng.standard_normal((count, self.d)))
-        return np.asarray(sign * size * np.exp(UNEQUAL * rng.standard_normal((count, self.d))))
+        return np.asarray(sign * size * np.exp(UNUSUAL_VALUE_SPREAD * rng.standard_normal((count, self.d))))
 
     def with_random(self, count: int) -> Sightings:
         """Half of the lines through usual values, half between unusual ones."""
@@ -71,8 +72,10 @@ class Sightings:
         more = count - few
         start, end = self.unusual(more), self.unusual(more)
         base, direction = np.concatenate([self.usual(few), start]), np.concatenate([self.usual(few), end - start])
-        low = np.repeat([-FAR, -BEYOND], [few, more])
-        return self.searched(base, direction, low, np.repeat([FAR, 1 + BEYOND], [few, more]))
+        low = np.repeat([-USUAL_LINE_REACH, -UNUSUAL_LINE_OVERSHOOT], [few, more])
+        return self.searched(
+            base, direction, low, np.repeat([USUAL_LINE_REACH, 1 + UNUSUAL_LINE_OVERSHOOT], [few, more])
+        )
 
     def between(self, start: Float[np.ndarray, "L d"], end: Float[np.ndarray, "L d"]) -> Sightings:
         """With lines that lead from one point to another, and a little further."""
@@ -121,7 +124,7 @@ class Sightings:
             if after is None:
                 continue
             told = normal_at(new[i], p, (slope[k], slope[after]), (doubt[k], doubt[after]), self.d)
-            if told is not None and told.error <= VAGUE:
+            if told is not None and told.error <= LEFT_OUT_NORMAL_ERROR:
                 met.append((told, len(self.lines) + i))
         return found._met(met)
 
@@ -154,14 +157,14 @@ def _middles(line: Line) -> tuple[Float[np.ndarray, " pieces"], Float[np.ndarray
 
 def among_values(probe: Probe, frame: Frame, layer: AffineMap) -> Probe:
     """Asks in the coordinates of what the neurons of a first layer, no more than inputs, see. Rounding is taken at its
-    largest: in many layers it differs from place to place. Queries: `6 PLACES`."""
+    largest: in many layers it differs from place to place. Queries: `6 VALUE_ROUNDING_PLACES`."""
     after = frame.after(*layer)
     d = after.d
 
     def ask(z: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N m"]:
         return probe.ask((z - after.c) @ after.V.T)
 
-    x = probe.rng.standard_normal((PLACES, d))
+    x = probe.rng.standard_normal((VALUE_ROUNDING_PLACES, d))
     noise = replace(probe.noise, size=float(np.median(np.linalg.norm(x, axis=1))))
     return Probe(ask, by_place(ask, x, noise, probe.rng), probe.rng)
 
@@ -172,16 +175,16 @@ def by_place(
     """Rounding as it is at nearly all of these places, by second differences of answers close to each other. `less`: by
     what factor too small is no matter, as for a search that looks for itself. Queries: `6 N`."""
     step = rng.standard_normal(x.shape)
-    step *= CLOSE * noise.size / np.linalg.norm(step, axis=1, keepdims=True)
+    step *= ROUNDING_STEP_LENGTH * noise.size / np.linalg.norm(step, axis=1, keepdims=True)
     rows = x[:, None] + np.arange(-2.5, 3)[:, None] * step[:, None]
     y = ask(rows.reshape(-1, x.shape[1])).reshape(*rows.shape[:2], -1)
     quiet = np.median(np.abs(np.diff(y, n=2, axis=1)), axis=1) / np.sqrt(6)
     quiet /= (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
-    floor = np.maximum(noise.floor, TIMES / less * np.quantile(quiet, QUANTILE, axis=0))
+    floor = np.maximum(noise.floor, ROUNDING_QUANTILE_FACTOR / less * np.quantile(quiet, QUANTILE, axis=0))
     return replace(noise, floor=floor, relative=noise.relative * float((floor / noise.floor).max()))
 
 
-def runs(sightings: Sightings, layers: list[AffineMap]) -> Int[np.ndarray, "N LONGEST"]:
+def runs(sightings: Sightings, layers: list[AffineMap]) -> Int[np.ndarray, "N together"]:
     """Places of derivatives between which no neuron behind these layers switches, the last one again where there are
     fewer: breakpoints between them are neurons' of the layers."""
     lines, piece = sightings.lines, sightings.piece
@@ -194,7 +197,7 @@ def runs(sightings: Sightings, layers: list[AffineMap]) -> Int[np.ndarray, "N LO
     start = np.append(True, (line[1:] != line[:-1]) | (foreign[at[1:]] != foreign[at[:-1]]))
     out = []
     for some in np.split(order, np.flatnonzero(start)[1:]):
-        for i in range(0, len(some), LONGEST):
-            part = some[i : i + LONGEST]
-            out.append(np.append(part, np.repeat(part[-1], LONGEST - len(part))))
-    return np.array(out, dtype=int).reshape(-1, LONGEST)
+        for i in range(0, len(some), PLACES_TOGETHER):
+            part = some[i : i + PLACES_TOGETHER]
+            out.append(np.append(part, np.repeat(part[-1], PLACES_TOGETHER - len(part))))
+    return np.array(out, dtype=int).reshape(-1, PLACES_TOGETHER)

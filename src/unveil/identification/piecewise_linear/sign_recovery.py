@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.whitebox.network import Network
 
-MOST_SETS = 400_000  # sets of neurons that are tried out as the active ones, at most
-NONE = 1e-6  # a share in a derivative that is smaller than this part of it is none
-CLEAR = 30.0  # so many times what errors may make of a share is one
-RIDGE = 1e-9  # share of the squares that stabilizes normal equations
+MOST_ACTIVE_SETS = 400_000  # sets of neurons that are tried out as the active ones, at most
+ABSENT_DERIVATIVE_SHARE = 1e-6  # a share in a derivative that is smaller than this part of it is none
+CLEAR_SHARE_FACTOR = 30.0  # so many times what errors may make of a share is one
+NORMAL_EQUATIONS_RIDGE = 1e-9  # share of the squares that stabilizes normal equations
 DEPENDENT = 1e-6  # singular values of unit rows, and shares in a dependence, that are smaller are none
 # Singular values of a derivative, in units of its largest entry, below which outputs move together; how many sets of
 # neurons may be expected to hold a derivative by chance where a single one tells all signs.
-SHARED, BY_CHANCE = 1e-6, 0.01
+TOGETHER_SINGULAR_VALUE, SETS_BY_CHANCE = 1e-6, 0.01
 
 
 def dependent(rows: Float[np.ndarray, "k d"]) -> Bool[np.ndarray, "k k"]:
@@ -47,17 +47,21 @@ def by_share(
     part = slope @ inverse
     size = np.linalg.norm(part, axis=1)
     whole = np.maximum(size.sum(axis=1, keepdims=True), 1e-300)
-    least = np.maximum(np.outer(np.broadcast_to(unsure, len(z)), np.linalg.norm(inverse, axis=0)) / whole, NONE)
+    least = np.maximum(
+        np.outer(np.broadcast_to(unsure, len(z)), np.linalg.norm(inverse, axis=0)) / whole, ABSENT_DERIVATIVE_SHARE
+    )
     # Where the answers do not change at all a derivative tells nothing.
     tells = (size.sum(axis=1) > 0)[:, None]
     share, least = np.log(np.maximum(size / whole, least)), np.log(np.minimum(least, 1.0))
-    usual = np.minimum((share * tells).sum() / max(tells.sum() * len(rows), 1), _mean(least, tells) + np.log(CLEAR))
+    usual = np.minimum(
+        (share * tells).sum() / max(tells.sum() * len(rows), 1), _mean(least, tells) + np.log(CLEAR_SHARE_FACTOR)
+    )
     up, down = tells & (z > 0), tells & (z < 0)
     # Points on one side only: there is more than errors of it where that is the active one.
     mean_up, mean_down = (np.where(each.any(axis=0), _mean(share, each), usual) for each in (up, down))
     side = np.where(mean_up >= mean_down, 1.0, -1.0)
     bound = dependent(rows)
-    floor = NONE * (size.max(initial=0.0) or 1.0)
+    floor = ABSENT_DERIVATIVE_SHARE * (size.max(initial=0.0) or 1.0)
     for i in np.flatnonzero(bound.any(axis=1)):
         moved = np.linalg.norm(part[:, :, bound[i]] @ rows[bound[i]], axis=(1, 2)) > floor
         side[i] = 1.0 if np.sum(moved == (z[:, i] > 0)) >= len(z) / 2 else -1.0
@@ -77,7 +81,7 @@ def by_answers(
     """
     normal = (z.T @ z) * (jump @ jump.T)
     size = np.sqrt(np.maximum(np.diag(normal), 1e-300))
-    scaled = normal / size / size[:, None] + RIDGE * np.eye(len(size))
+    scaled = normal / size / size[:, None] + NORMAL_EQUATIONS_RIDGE * np.eye(len(size))
     return np.asarray(np.linalg.solve(scaled, ((z.T @ off) * jump).sum(axis=1) / size) / size)
 
 
@@ -86,7 +90,7 @@ def _mean(values: Float[np.ndarray, "P k"], where: Bool[np.ndarray, "P _"]) -> F
     return np.asarray((values * where).sum(axis=0) / np.maximum(where.sum(axis=0), 1))
 
 
-def too_many(k: int, d: int, most: int = MOST_SETS) -> bool:
+def too_many(k: int, d: int, most: int = MOST_ACTIVE_SETS) -> bool:
     """Whether too many sets of k neurons may be the active ones on d coordinates to try out all."""
     return comb(k, d - 1) > most
 
@@ -108,7 +112,7 @@ def by_sparsity(
     for p in range(len(z)):
         g = slope[p] / max(np.abs(slope[p]).max(), 1e-300)
         # Of so many sets one holds any derivative by chance, the sooner the fewer outputs move independently.
-        chance += len(sets.which) * tolerance ** int(np.linalg.matrix_rank(g, tol=SHARED))
+        chance += len(sets.which) * tolerance ** int(np.linalg.matrix_rank(g, tol=TOGETHER_SINGULAR_VALUE))
         active = sets.making_up(g, tolerance, 1e3 * tolerance)
         if active is None:
             continue
@@ -117,7 +121,7 @@ def by_sparsity(
             if (side == other).all():
                 return side
         votes.append(side)
-    return votes[0] if len(votes) == 1 and chance < BY_CHANCE else None
+    return votes[0] if len(votes) == 1 and chance < SETS_BY_CHANCE else None
 
 
 class Sets(NamedTuple):

@@ -23,29 +23,32 @@ from unveil.identification.piecewise_linear.partial_network import alike
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
 
-LINES, MOST_LINES, FAR = 4, 80, 1e3  # lines searched at a time, and most per layer; how far they reach
+# Lines searched at a time, and most per layer; how far they reach.
+LINES_AT_A_TIME, MOST_LINES, TRACED_LINE_REACH = 4, 80, 1e3
 # Where all neurons of the first layer are positive for sure begins so many errors of their normals inside: inputs there
 # are up to ten times as large as usual ones.
 INSIDE = 30.0
-APART = 2.0  # square distance of usual inputs from each other, in units of their own square length
+USUAL_SQUARE_DISTANCE = 2.0  # square distance of usual inputs from each other, in units of their own square length
 # Share of the derivatives that must be sums of a layer's active neurons for it to be whole: some left their region, and
 # whether a neuron is missing usual points tell.
-WHOLE = 0.9
+WHOLE_LAYER_SHARE = 0.9
 # Rounds in a row that show nothing new before a layer is looked at as a whole; those that may as long as some neuron
 # was crossed by few lines; until it is given up; and where nothing at all was met that is not explained.
-CALM, QUIET, LOST, NOTHING = 2, 6, 8, 2
+CALM_ROUNDS, SELDOM_CROSSED_ROUNDS, GIVING_UP_ROUNDS, NOTHING = 2, 6, 8, 2
 # Lines that must cross the hyperplane of each neuron that any of them crosses: as long as some is crossed once or twice
 # others as rare have not been met (Good, 1953).
-OFTEN = 3
-TRIED = 20  # hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers
-ALIKE = 0.03  # neurons that differ less, as far as both are known, are one
+CROSSINGS_PER_NEURON = 3
+# Hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers.
+FOLLOWED_PER_ROUND = 20
+SAME_NEURON_DIFFERENCE = 0.03  # neurons that differ less, as far as both are known, are one
 # Usual points where a layer is asked whether a neuron is missing, of so many times as many where that may be seen; the
 # share of them that may say so; how far beyond both points lines between such points reach. Halvings of a line from a
 # point where one is to a point where none is.
-LOOKS, AMONG, FEW, BEYOND, HALVINGS = 300, 2, 0.01, 0.3, 5
+MISSING_CHECK_POINTS, MISSING_CHECK_FACTOR, MISSING_POINTS_SHARE, BETWEEN_USUAL_OVERSHOOT = 300, 2, 0.01, 0.3
+MISSING_LINE_HALVINGS = 5
 # Share of the answers' spread that may be left behind the last layer; of most answers, where some lack a neuron.
 ENDS, MOSTLY_ENDS = 0.01, 1e-3
-FINE = 3e-4  # errors of rows that leave less than that, where those of the layers before are no larger
+FINE_ROW_ERROR = 3e-4  # errors of rows that leave less than that, where those of the layers before are no larger
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Traced:
         units of a usual input, from the place where it was measured.
         """
         d = len(error)
-        return cls(((np.eye(d), np.zeros(d)),), (APART * error[:, None, None] ** 2,))
+        return cls(((np.eye(d), np.zeros(d)),), (USUAL_SQUARE_DISTANCE * error[:, None, None] ** 2,))
 
     @property
     def unknown(self) -> AffineMap | None:
@@ -164,53 +167,57 @@ def _next_layer(
     """
     quiet = searched = aimed = 0
     before, looked_at = len(state.unexplained), None
-    while searched < MOST_LINES and quiet < (LOST if len(state.unexplained) > before else NOTHING):
+    while searched < MOST_LINES and quiet < (GIVING_UP_ROUNDS if len(state.unexplained) > before else NOTHING):
         had = len(state.partial)
         behind, spacing = _behind(probe, usual if aimed else frame, state), state.spacing(bool(aimed))
         fresh = [i for i in range(len(state.unexplained)) if i not in state.looked]
-        for i in sorted(fresh, key=lambda i: state.unexplained[i].error)[: TRIED if aimed else None]:
+        for i in sorted(fresh, key=lambda i: state.unexplained[i].error)[: FOLLOWED_PER_ROUND if aimed else None]:
             if enough():
                 return
             state = replace(state, looked=state.looked | {i})
             seen = state.unexplained[i]
             if behind.explained(seen.x[None], np.zeros(1), state.partial)[0]:
                 continue
-            one = follow(behind, seen, spacing, state.partial, min(state.before, FINE))
+            one = follow(behind, seen, spacing, state.partial, min(state.before, FINE_ROW_ERROR))
             if one is not None:
                 state = replace(state, partial=_with(state.partial, one))
                 yield state
         quiet, aimed = (0, min(aimed, 1)) if len(state.partial) > had else (quiet + 1, aimed)
-        if not aimed and (not searched or quiet < CALM or (quiet < QUIET and _seldom(behind, state))):
-            state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
+        if not aimed and (
+            not searched or quiet < CALM_ROUNDS or (quiet < SELDOM_CROSSED_ROUNDS and _seldom(behind, state))
+        ):
+            state = _search(probe, frame, state, frame.lines(LINES_AT_A_TIME, TRACED_LINE_REACH, probe.rng))
         else:
             if not aimed and state.partial:
                 state = _with_telling(probe, frame, state, behind.layers)
             summed = _summed(behind.layers, state)
             if summed is None:
                 among = aimed % 2 == 0
-                lines = _through(usual, probe.rng) if among else frame.lines(LINES, FAR, probe.rng)
+                lines = (
+                    _through(usual, probe.rng) if among else frame.lines(LINES_AT_A_TIME, TRACED_LINE_REACH, probe.rng)
+                )
                 state = _search(probe, usual if among else frame, state, lines)
             else:
                 of_layer, layer = summed
                 if looked_at is None or not np.array_equal(layer[0], looked_at):
                     # The same layer as before leaks where it did.
-                    some, looked_at = usual.sample(AMONG * LOOKS, probe.rng), layer[0]
-                    right, wrong = leaks(probe, behind.layers, layer, some, LOOKS, state.doubt)
+                    some, looked_at = usual.sample(MISSING_CHECK_FACTOR * MISSING_CHECK_POINTS, probe.rng), layer[0]
+                    right, wrong = leaks(probe, behind.layers, layer, some, MISSING_CHECK_POINTS, state.doubt)
                 # A few may be for errors of rows, but lines that lead to them are cheap.
-                few = not len(wrong) or (aimed > 0 and len(wrong) <= FEW * len(right))
-                if quiet > QUIET or few or not len(right):
+                few = not len(wrong) or (aimed > 0 and len(wrong) <= MISSING_POINTS_SHARE * len(right))
+                if quiet > SELDOM_CROSSED_ROUNDS or few or not len(right):
                     share = len(wrong) / max(len(right) + len(wrong), 1)
                     yield replace(state, partial=of_layer, whole=layer, lacking=(*state.lacking, share))
                     return
                 if aimed % 2:
-                    state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
+                    state = _search(probe, frame, state, frame.lines(LINES_AT_A_TIME, TRACED_LINE_REACH, probe.rng))
                 else:
                     # Lines that lead to where the layer is wrong say nothing of how often it is.
                     lines = _across(probe, behind, layer, state.doubt, wrong, right)
                     state = replace(_search(probe, usual, state, lines), stations=state.stations)
             aimed += 1
         yield state
-        searched += LINES
+        searched += LINES_AT_A_TIME
 
 
 def _seldom(behind: Behind, state: Traced) -> bool:
@@ -220,7 +227,7 @@ def _seldom(behind: Behind, state: Traced) -> bool:
     ends = [each.base + t * each.direction for each in state.lines for t in (each.low, each.high)]
     z = behind.see(np.array(ends)).h @ state.unknown[0].T + state.unknown[1]
     crossed = ((z[::2] > 0) != (z[1::2] > 0)).sum(axis=0)
-    return bool(((crossed > 0) & (crossed < OFTEN)).any())
+    return bool(((crossed > 0) & (crossed < CROSSINGS_PER_NEURON)).any())
 
 
 def _summed(layers: list[AffineMap], state: Traced) -> tuple[tuple[Neuron, ...], AffineMap] | None:
@@ -229,8 +236,8 @@ def _summed(layers: list[AffineMap], state: Traced) -> tuple[tuple[Neuron, ...],
     if not state.partial:
         return None
     sums = Sums.of_stations(layers, state.partial, state.stations, HELD[False])
-    chosen = sums.made_up(np.ones(len(state.partial), dtype=bool), WHOLE)
-    if chosen.telling < HELD[False].telling or len(chosen.wrong) > (1 - WHOLE) * chosen.telling:
+    chosen = sums.made_up(np.ones(len(state.partial), dtype=bool), WHOLE_LAYER_SHARE)
+    if chosen.telling < HELD[False].telling or len(chosen.wrong) > (1 - WHOLE_LAYER_SHARE) * chosen.telling:
         return None
     return tuple(compress(state.partial, chosen.use)), chosen.layer(state.partial)
 
@@ -239,14 +246,22 @@ def _with_telling(probe: Probe, frame: Frame, state: Traced, layers: list[Affine
     """With derivatives that could contradict the neurons met so far as a layer, where too few of those beside their
     breakpoints do. Queries: those of `told`."""
     sums = Sums.of_stations(layers, state.partial, state.stations, HELD[False])
-    chosen, pool = sums.made_up(np.zeros(len(state.partial), dtype=bool), 0.0), frame.sample(LOOKS, probe.rng)
+    chosen, pool = (
+        sums.made_up(np.zeros(len(state.partial), dtype=bool), 0.0),
+        frame.sample(MISSING_CHECK_POINTS, probe.rng),
+    )
     return replace(state, stations=(*state.stations, *told(probe, layers, state.partial, chosen, pool)))
 
 
 def _through(usual: Frame, rng: np.random.Generator) -> Lines:
     """Lines through usual points."""
-    start, end = np.split(usual.sample(2 * LINES, rng), 2)
-    return start, end - start, np.full(LINES, -BEYOND), np.full(LINES, 1 + BEYOND)
+    start, end = np.split(usual.sample(2 * LINES_AT_A_TIME, rng), 2)
+    return (
+        start,
+        end - start,
+        np.full(LINES_AT_A_TIME, -BETWEEN_USUAL_OVERSHOOT),
+        np.full(LINES_AT_A_TIME, 1 + BETWEEN_USUAL_OVERSHOOT),
+    )
 
 
 def _across(
@@ -258,14 +273,16 @@ def _across(
     right: Float[np.ndarray, "R d"],
 ) -> Lines:
     """Short lines across where the layer begins to be wrong, between points at which much the same neurons are active.
-    Queries: those of `steady` at `LINES` points, `HALVINGS` times."""
-    start = wrong[probe.rng.integers(len(wrong), size=LINES)]
+    Queries: those of `steady` at `LINES_AT_A_TIME` points, `MISSING_LINE_HALVINGS` times."""
+    start = wrong[probe.rng.integers(len(wrong), size=LINES_AT_A_TIME)]
     end = alike(behind.layers, start, right, probe.rng, 1)
-    for _ in range(HALVINGS):
+    for _ in range(MISSING_LINE_HALVINGS):
         middle = (start + end) / 2
-        changing = np.isin(np.arange(LINES), steady(probe, behind.layers, layer, middle, LINES, doubt)[1])[:, None]
+        changing = np.isin(
+            np.arange(LINES_AT_A_TIME), steady(probe, behind.layers, layer, middle, LINES_AT_A_TIME, doubt)[1]
+        )[:, None]
         start, end = np.where(changing, middle, start), np.where(changing, end, middle)
-    return start, end - start, np.full(LINES, -1.0), np.full(LINES, 2.0)
+    return start, end - start, np.full(LINES_AT_A_TIME, -1.0), np.full(LINES_AT_A_TIME, 2.0)
 
 
 def _behind(probe: Probe, frame: Frame, state: Traced) -> Behind:
@@ -299,6 +316,6 @@ def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
 
 def _with(found: tuple[Neuron, ...], new: Neuron) -> tuple[Neuron, ...]:
     """With one more neuron, or with more of one that was found before."""
-    for i in np.flatnonzero(same_hyperplane(new, found, ALIKE**2 / 2)):
+    for i in np.flatnonzero(same_hyperplane(new, found, SAME_NEURON_DIFFERENCE**2 / 2)):
         return (*found[:i], new, *found[i + 1 :]) if new.known.sum() > found[i].known.sum() else found
     return (*found, new)

@@ -26,17 +26,18 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.roomy_places import SHARED, roomiest
 
 # A weight may be this many times the largest known one of its neuron; twice that when it is looked for again.
-LARGEST = 1.5
+LARGEST_WEIGHT_RATIO = 1.5
 # Of so many places with the same unknown, out of more, that with the fewest other breakpoints is taken.
-CHOICE, PLENTY = 8, 32
-BESIDE = 6.0  # in units of how far off a hyperplane may be, how far on either side of it answers must show its bend
+CHOICE, PLACES_PER_WEIGHT = 8, 32
+# In units of how far off a hyperplane may be, how far on either side of it answers must show its bend.
+BEND_STEP_ERRORS = 6.0
 # A place this many times as far from the hyperplanes read as what is taken for theirs.
-APART = 1.5
-TRIES = 3  # how often it is looked for in vain
+UNEXPLAINED_DISTANCE = 1.5
+VAIN_SEARCHES = 3  # how often it is looked for in vain
 # Normals that follow worse than this from what is known of a neuron are measured: an error in one weight is one of
 # everything behind its layer.
 FIRM = 1e-7
-REACH = 5.0  # how far lines on which these are looked for reach
+PLACE_LINE_REACH = 5.0  # how far lines on which these are looked for reach
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,15 @@ def places(  # noqa: PLR0913 - what is known and where to look, by name
     rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
     found: dict[tuple[int, int], list[Place]] = {}
     for b, d in zip(base, direction, strict=True):
-        t, h = along(layers, b, d, -REACH, REACH)
+        t, h = along(layers, b, d, -PLACE_LINE_REACH, PLACE_LINE_REACH)
         at, piece, which = zeros(t, h @ rows.T + bias)
         blind = (np.maximum(h[piece], h[piece + 1]) > 0) & ~known[which]
         for q in np.flatnonzero(blind.sum(axis=1) == 1):
             i, j = int(which[q]), int(blind[q].argmax())
-            if len(found.get((i, j), ())) >= PLENTY:
+            if len(found.get((i, j), ())) >= PLACES_PER_WEIGHT:
                 continue
-            place = _place(layers, neurons[i], b + at[q] * d, i, j, LARGEST * 2 ** tried[i, j])
-            if place is not None and tried[i, j] < TRIES and _legal(frame, place):
+            place = _place(layers, neurons[i], b + at[q] * d, i, j, LARGEST_WEIGHT_RATIO * 2 ** tried[i, j])
+            if place is not None and tried[i, j] < VAIN_SEARCHES and _legal(frame, place):
                 found.setdefault((i, j), []).append(place)
     out = []
     for some in found.values():
@@ -109,12 +110,12 @@ def roomy_places(
     out: list[Place] = []
     nowhere: list[tuple[int, int]] = []
     few = sorted(range(len(neurons)), key=lambda i: int((~neurons[i].known).sum()))
-    wanted = [(i, int(j)) for i in few for j in np.flatnonzero(~neurons[i].known) if tried[i, int(j)] < TRIES]
+    wanted = [(i, int(j)) for i in few for j in np.flatnonzero(~neurons[i].known) if tried[i, int(j)] < VAIN_SEARCHES]
     for i, j in wanted:
         if len(out) == most:
             break
         x = roomiest(layers, neurons[i], j, size)
-        place = None if x is None else _place(layers, neurons[i], x, i, j, LARGEST * 2 ** tried[i, j])
+        place = None if x is None else _place(layers, neurons[i], x, i, j, LARGEST_WEIGHT_RATIO * 2 ** tried[i, j])
         if place is None:
             nowhere.append((i, j))
         else:
@@ -135,7 +136,7 @@ def _place(
     # A program for linear constraints keeps to them less exactly than a weight is told.
     x = x - float(row @ values + neuron.bias) / (rate * length) * across
     reach = largest * float(np.abs(row).max()) * values[j] / rate
-    if reach > 3 * (1 + np.linalg.norm(x)) or explained(layers, x[None], APART)[0]:
+    if reach > 3 * (1 + np.linalg.norm(x)) or explained(layers, x[None], UNEXPLAINED_DISTANCE)[0]:
         return None
     shared = int(((values > 0) & neuron.known).sum())
     return Place(i, j, x, across * (reach / length), rate * reach, float(values[j]), shared)
@@ -214,5 +215,5 @@ def _goes_on(  # noqa: PLR0913 - one place of a search
     doubt = float(neuron.doubt(there).sum()) + float(line.width[p]) * abs(place.rate)
     strength = np.abs(line.jump[p]).max() / abs(float(line.direction @ normal))
     sigma = float(probe.sigma(other[None]).max())
-    off = min(max(3e4 * sigma / strength, 1e-7, BESIDE * doubt / size), 0.01 * room)
+    off = min(max(3e4 * sigma / strength, 1e-7, BEND_STEP_ERRORS * doubt / size), 0.01 * room)
     return bool(np.abs(probe.bend(other[None], off * normal[None])).max() > 0.5 * strength * off)

@@ -15,12 +15,12 @@ from unveil.identification.piecewise_linear.partial_network import Moves
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 # Points among which places are chosen, how many are looked at for each weight, and how many must agree.
-POOL, LOOKED_AT, PLACES, AGREE = 60_000, 200, 12, 2
+SUM_POINT_POOL, SUM_PLACES_CONSIDERED, SUM_PLACES_MEASURED, SUM_PLACES_AGREEING = 60_000, 200, 12, 2
 # How independent the normals at a place must be; a derivative is their sum up to this part of it; how far weights from
 # two places may be apart, and the least share that tells one.
-APART, LEFT, SAME, SHARE = 1e-3, 1e-6, 1e-5, 1e-3
+SUM_NORMAL_INDEPENDENCE, SUM_LEFT_SHARE, SUM_WEIGHT_DIFFERENCE, SUM_LEAST_SHARE = 1e-3, 1e-6, 1e-5, 1e-3
 # A neuron with no share at so many places is not active there; how much more than enough keeps it so.
-NONE, BEYOND = 6, 1.5
+INACTIVE_PLACES, INACTIVE_WEIGHT_FACTOR = 6, 1.5
 
 
 def weights_from_sums(
@@ -34,13 +34,18 @@ def weights_from_sums(
 
     At a place where all that is active is known but one weight of one neuron, the derivative is a sum of the active
     normals and of how that neuron's input moves: the ratio of both shares is the weight. `use`: which of them make up
-    the layer. Queries: `d + 4` at `PLACES` places for each unknown weight.
+    the layer. Queries: `d + 4` at `SUM_PLACES_MEASURED` places for each unknown weight.
     """
     some = [int(i) for i in np.flatnonzero(use) if not found[i].whole]
     if not some:
         return found
     rng, out = sightings.probe.rng, list(found)
-    x = np.concatenate([sightings.unusual(POOL // 2), sightings.usual(POOL // 2) * rng.choice([1, 3], (POOL // 2, 1))])
+    x = np.concatenate(
+        [
+            sightings.unusual(SUM_POINT_POOL // 2),
+            sightings.usual(SUM_POINT_POOL // 2) * rng.choice([1, 3], (SUM_POINT_POOL // 2, 1)),
+        ]
+    )
     seen = Moves.of(layers, x)
     W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
     z = (seen.h @ W.T + b) * side
@@ -56,14 +61,14 @@ def weights_from_sums(
             for j in np.flatnonzero(~known):
                 where = np.flatnonzero(clear & seen.on[:, j] & ((seen.on & ~known).sum(axis=1) == 1))
                 ahead = (seen.h[where] @ weights + b[i]) * side[i] / seen.h[where, j]
-                order = np.argsort(-ahead)[:LOOKED_AT]
+                order = np.argsort(-ahead)[:SUM_PLACES_CONSIDERED]
                 where, ahead, W[i] = where[order], ahead[order], weights
                 parts = [_normals(seen.move[p], W, (z[p] > 0) & others, i, int(j)) for p in where]
-                good = [k for k, each in enumerate(parts) if _apart(each)][:PLACES]
+                good = [k for k, each in enumerate(parts) if _apart(each)][:SUM_PLACES_MEASURED]
                 told, shut = _told(sightings, x[where[good]], [parts[k] for k in good])
-                if shut and (ahead[good] > 0).sum() >= NONE:
+                if shut and (ahead[good] > 0).sum() >= INACTIVE_PLACES:
                     # It is not active where this value is positive: any weight that keeps it so does.
-                    told = -side[i] * BEYOND * float(ahead[0])
+                    told = -side[i] * INACTIVE_WEIGHT_FACTOR * float(ahead[0])
                 if told is not None:
                     weights[j], known[j] = told, True
         size = float(np.linalg.norm(weights))
@@ -82,14 +87,14 @@ def _apart(parts: Float[np.ndarray, "q d"]) -> bool:
     size = np.linalg.norm(parts, axis=1, keepdims=True)
     if len(parts) > parts.shape[1] - 1 or size.min() < 1e-9:
         return False
-    return bool(np.linalg.svd(parts / size, compute_uv=False)[-1] > APART)
+    return bool(np.linalg.svd(parts / size, compute_uv=False)[-1] > SUM_NORMAL_INDEPENDENCE)
 
 
 def _told(
     sightings: Sightings, x: Float[np.ndarray, "P d"], parts: list[Float[np.ndarray, "_ d"]]
 ) -> tuple[float | None, bool]:
     """The weight that derivatives at these places agree on; whether the neuron has no share in any of them."""
-    if len(x) < AGREE:
+    if len(x) < SUM_PLACES_AGREEING:
         return None, False
     d = sightings.d
     step = 0.02 * np.linalg.norm(x, axis=1) / np.sqrt(d)
@@ -102,12 +107,12 @@ def _told(
         share = np.linalg.lstsq(each.T, g.T, rcond=None)[0]
         left = float(np.linalg.norm(each.T @ share - g.T))
         own, unknown = share[-2], share[-1]
-        strong = np.linalg.norm(own) * np.linalg.norm(each[-2]) > SHARE * size
-        if left < LEFT * size + 10 * off:
+        strong = np.linalg.norm(own) * np.linalg.norm(each[-2]) > SUM_LEAST_SHARE * size
+        if left < SUM_LEFT_SHARE * size + 10 * off:
             none += not strong
             found += [float(own @ unknown / (own @ own))] if strong else []
-    if len(found) < AGREE:
-        return None, not found and none >= NONE
+    if len(found) < SUM_PLACES_AGREEING:
+        return None, not found and none >= INACTIVE_PLACES
     middle = float(np.median(found))
-    agree = np.abs(np.array(found) - middle) < SAME * (1 + abs(middle))
-    return (middle, False) if agree.sum() >= AGREE else (None, False)
+    agree = np.abs(np.array(found) - middle) < SUM_WEIGHT_DIFFERENCE * (1 + abs(middle))
+    return (middle, False) if agree.sum() >= SUM_PLACES_AGREEING else (None, False)

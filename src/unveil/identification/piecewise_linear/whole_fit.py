@@ -24,22 +24,22 @@ from unveil.whitebox.network import Network
 # Answers per parameter for fitting all of them along a few directions, how far out they are, steps, and last ones in
 # full; what they may cost beside the first layer's weights along all inputs, and up to how many products of an answer
 # and a parameter; up to how many multiplications a step in full takes.
-ANSWERS, SCALES, FITS, LAST = 1.6, (1.0, 1.0, 2.0), 16, 4
-CHEAP, PRODUCTS, IN_FULL = 1.0, 1e8, 3e10
+WHOLE_FIT_PER_PARAMETER, WHOLE_FIT_SCALES, WHOLE_FIT_STEPS, WHOLE_FIT_LAST_STEPS = 1.6, (1.0, 1.0, 2.0), 16, 4
+WHOLE_FIT_COST, PRODUCTS, IN_FULL = 1.0, 1e8, 3e10
 # The same for the layers behind the first alone, where there are too many weights for a fit of all, and a network that
 # leaves a smaller share of what rounding explains needs none; such a fit ends where answers are off by a tenth of that.
-PRODUCTS_BEHIND, SETTLED, NO_MORE = 2.5e9, 0.1, 0.1
+PRODUCTS_BEHIND, FITTED_ROUNDING_SHARE, NO_MORE = 2.5e9, 0.1, 0.1
 # Answers that are left out of this fit are wrong by so much, relative to the largest, and at most so few.
-ROUGH, MOSTLY = 1e-5, 0.9
+LEFT_OUT_ANSWER_ERROR, MOSTLY = 1e-5, 0.9
 # Steps of a fit to answers with few digits; what they are wrong by at most where neurons go, beside what they were.
-REFITS, AS_WELL = 4, 1.5
+REFITS, LEANER_ERROR_FACTOR = 4, 1.5
 USELESS = 0.02  # a network further than this from the answers, relative to the largest, is not worth any more of them
-POOL = 2000  # points that the last digits must suit
+FINAL_DIGIT_POINTS = 2000  # points that the last digits must suit
 
 
 def finish_exact(setup: Setup, state: Reading) -> Reading:
     """With all weights, or those behind the first layer, fitted at once along a few directions where that is cheap.
-    Else each to its last digits. Queries: `ANSWERS` per parameter, or those of `finish`."""
+    Else each to its last digits. Queries: `WHOLE_FIT_PER_PARAMETER` per parameter, or those of `finish`."""
     network = state.network
     if network is None:
         return state if state.over else replace(state, network=_affine(setup))
@@ -49,22 +49,22 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
     if first is not None:
         read = network
         x, y = _spread_answers(setup, network, first)
-        noise, least = float(setup.probe.noise.floor.max()), ROUGH * np.abs(y).max()
+        noise, least = float(setup.probe.noise.floor.max()), LEFT_OUT_ANSWER_ERROR * np.abs(y).max()
         if first:
             # What the first layer's errors leave is no matter of the others.
-            noise = max(noise, NO_MORE * SETTLED * setup.fine * float(np.abs(y).max()))
+            noise = max(noise, NO_MORE * FITTED_ROUNDING_SHARE * setup.fine * float(np.abs(y).max()))
         # What is wrong at a few answers, as where a rare neuron is missing, must not be spread over all weights.
         right = np.abs(network(x) - y).max(axis=1) < least
         if right.mean() <= MOSTLY:
             right[:] = True
         in_full = not first and y[right].size * parameters(network) ** 2 <= IN_FULL
-        if not in_full or state.error > ROUGH:
-            network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS).network
+        if not in_full or state.error > LEFT_OUT_ANSWER_ERROR:
+            network = fit(network, x[right], y[right], noise=noise, first=first, steps=WHOLE_FIT_STEPS).network
         if in_full:
-            network = fitted(network, x[right], y[right], first=first, steps=LAST)
+            network = fitted(network, x[right], y[right], first=first, steps=WHOLE_FIT_LAST_STEPS)
             if not right.all():
                 # Unless it is a weight that hardly any answer tells.
-                trial = fitted(network, x, y, first=first, steps=LAST)
+                trial = fitted(network, x, y, first=first, steps=WHOLE_FIT_LAST_STEPS)
                 network = trial if np.abs(trial(x) - y).max() < least else network
         off, before = (np.abs(each(x) - y).max(axis=1) for each in (network, read))
         fine = setup.fine * np.abs(y).max()
@@ -76,18 +76,18 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
     if state.over:
         # Behind the first layer weights were fitted as they were read.
         return state
-    pool = setup.oracle.sample(POOL, setup.probe.rng)
+    pool = setup.oracle.sample(FINAL_DIGIT_POINTS, setup.probe.rng)
     return replace(state, network=finish(setup.log, network, setup.size, pool, setup.probe.rng))
 
 
 def _spread_answers(
     setup: Setup, network: Network, first: int
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
-    """Fresh answers on both sides of every neuron, for a fit of the layers from the `first` on. Queries: `ANSWERS` per
-    parameter."""
-    count, rng = ANSWERS * parameters(Network(network.layers[first:])) / network.m, setup.probe.rng
+    """Fresh answers on both sides of every neuron, for a fit of the layers from the `first` on. Queries:
+    `WHOLE_FIT_PER_PARAMETER` per parameter."""
+    count, rng = WHOLE_FIT_PER_PARAMETER * parameters(Network(network.layers[first:])) / network.m, setup.probe.rng
     x = setup.oracle.sample(int(count), rng)
-    x = both_sides(network, x * rng.choice(SCALES, size=(len(x), 1)), first)
+    x = both_sides(network, x * rng.choice(WHOLE_FIT_SCALES, size=(len(x), 1)), first)
     return x, setup.probe.ask(x)
 
 
@@ -98,12 +98,12 @@ def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | N
         return None
     if network.layers[0].neurons > network.n:
         # Weights behind it were read one by one, each as well as its own bends told it.
-        few = ANSWERS * parameters(network) ** 2 / network.m <= PRODUCTS_BEHIND
-        return 0 if few and state.error > SETTLED * setup.fine else None
+        few = WHOLE_FIT_PER_PARAMETER * parameters(network) ** 2 / network.m <= PRODUCTS_BEHIND
+        return 0 if few and state.error > FITTED_ROUNDING_SHARE * setup.fine else None
     if fit_is_cheap(setup, state, parameters(network)):
         return 0
     behind = parameters(Network(network.layers[1:]))
-    worth = state.error > SETTLED * setup.fine and fit_is_cheap(setup, state, behind, PRODUCTS_BEHIND)
+    worth = state.error > FITTED_ROUNDING_SHARE * setup.fine and fit_is_cheap(setup, state, behind, PRODUCTS_BEHIND)
     return 1 if worth else None
 
 
@@ -111,8 +111,8 @@ def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: float = PROD
     """Whether answers for that are few beside what the first layer's weights along all other inputs take. `unknowns`:
     numbers to be fitted. `most`: products of an answer and such a number at most."""
     first, m = state.first, setup.probe.m
-    count = int(ANSWERS * unknowns / m)
-    few = first is not None and count <= CHEAP * setup.inputs * len(first.rows) / m
+    count = int(WHOLE_FIT_PER_PARAMETER * unknowns / m)
+    few = first is not None and count <= WHOLE_FIT_COST * setup.inputs * len(first.rows) / m
     return few and count * unknowns <= most
 
 
@@ -129,7 +129,7 @@ def settled_by_fresh(reading: Reading | None, noise: Rounding, network: Network)
     x, y = reading.fresh.all()
     counts, sigma = noise.counts(x, y)
     first = reading.settled_layers
-    return fit(network, x, y, noise=SETTLED * sigma, steps=REFITS, counts=counts, first=first).network
+    return fit(network, x, y, noise=FITTED_ROUNDING_SHARE * sigma, steps=REFITS, counts=counts, first=first).network
 
 
 def leaner(reading: Reading, asked: Asked, network: Network, noise: Rounding) -> Network:
@@ -152,7 +152,7 @@ def leaner(reading: Reading, asked: Asked, network: Network, noise: Rounding) ->
     def roundings(trial: Network) -> float:
         return float(np.nan_to_num(np.abs(trial(x_) - y_) / noise.at(x_, y_), nan=np.inf).max())
 
-    most = max(UNEXPLAINED, AS_WELL * roundings(network))
+    most = max(UNEXPLAINED, LEANER_ERROR_FACTOR * roundings(network))
     return slimmed(
         network,
         x,

@@ -15,17 +15,17 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.whitebox.network import Layer, Network
 
 # How far from the hyperplanes of the first layer derivatives are taken, in units of what its neurons typically see.
-AWAY = 1.0, 3.0
-STEADY = 0.2  # a random step moves neurons by this share of what it may
+STATION_DISTANCES = 1.0, 3.0
+RANDOM_STEP_SHARE = 0.2  # a random step moves neurons by this share of what it may
 # Places tried per station, and how often others are looked for where derivatives could not be measured.
-TRIES, PLACES = 60, 4
+PLACES_PER_STATION, STATION_ROUNDS = 60, 4
 # Behind more than one hidden layer neurons told so many times worse than the median one are told elsewhere, too.
-WORSE = 30.0
+RETOLD_ERROR_RATIO = 30.0
 # Rows along the few directions must be this independent for their values to be chosen freely; the values of others are
 # what these say, and where rows depend on each other more than this nothing is told.
-INDEPENDENT, DEPENDENT = 1e-2, 1e-6
-PARALLEL = 1e-12  # one minus the cosine of rows that are one but for their lengths, along all directions then
-APART = 1e-3  # neurons that the answers tell apart worse than this are active at different stations
+INDEPENDENT, DEPENDENT_UNIT_ROWS = 1e-2, 1e-6
+PARALLEL_ROW_MISS = 1e-12  # one minus the cosine of rows that are one but for their lengths, along all directions then
+STATION_SEPARATION = 1e-3  # neurons that the answers tell apart worse than this are active at different stations
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SparsePlace:
 def parallel(rows: Float[np.ndarray, "k p"]) -> Float[np.ndarray, "k k"]:
     """How each row moves with the first one that is parallel to it: `rows == parallel(rows) @ rows`."""
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    first = (np.abs(unit @ unit.T) > 1 - PARALLEL).argmax(axis=1)
+    first = (np.abs(unit @ unit.T) > 1 - PARALLEL_ROW_MISS).argmax(axis=1)
     out, k = np.zeros((len(rows),) * 2), np.arange(len(rows))
     out[k, first] = (rows * rows[first]).sum(axis=1) / (rows[first] ** 2).sum(axis=1)
     return out
@@ -60,7 +60,7 @@ def _inverses(
     out: list[np.ndarray] = []
     while len(first) <= rows.shape[1]:
         u, s, vt = np.linalg.svd((rows / size[:, None])[first], full_matrices=False)
-        if s[-1] < DEPENDENT:
+        if s[-1] < DEPENDENT_UNIT_ROWS:
             return None
         if not out or s[-1] >= INDEPENDENT:
             inverse = np.zeros(rows.T.shape)
@@ -96,17 +96,17 @@ def stations(
     if bound.any() and len(network.layers) == 2:
         return None
     # With one output and one hidden layer all places with the same neurons active are as good.
-    tries = 1 if m == 1 and len(network.layers) == 2 else TRIES
+    tries = 1 if m == 1 and len(network.layers) == 2 else PLACES_PER_STATION
     count = -(-len(left) // m)
     out: list[SparsePlace] = []
     while len(left):
         most = min(m, -(-len(left) // max(1, count - len(out))))
         told, alone = -1.0, True
         done = np.setdiff1d(np.arange(k), left)
-        while told < APART and (told < 0 or most > 1 or (alone and len(done))):
+        while told < STATION_SEPARATION and (told < 0 or most > 1 or (alone and len(done))):
             alone = told < 0 or most > 1
             most -= told >= 0 and alone
-            drawn = [(rng.permutation(left), rng.uniform(*AWAY, k)) for _ in range(tries)]
+            drawn = [(rng.permutation(left), rng.uniform(*STATION_DISTANCES, k)) for _ in range(tries)]
             active = np.sort([order[np.argsort(bound[order], kind="stable")][:most] for order, _ in drawn], axis=1)
             sign = np.full((tries, k), -1.0)
             if not alone:
@@ -127,7 +127,7 @@ def stations(
         left = np.setdiff1d(left, on)
         if told > 0 or not bound.any():
             s = place @ (sees - layer.bias)
-            out.append(SparsePlace(s, on, sees[here], past * sees[here], STEADY * free, beside))
+            out.append(SparsePlace(s, on, sees[here], past * sees[here], RANDOM_STEP_SHARE * free, beside))
     return out
 
 
@@ -200,7 +200,7 @@ def widen(probe: Probe, network: Network, directions: Directions) -> Network | N
     """The network on all inputs; None where derivatives could not be measured, at other places either.
 
     Queries: `n - p + 5` per place; one more per neuron active there, two behind one hidden layer with several outputs;
-    the same for neurons that are told elsewhere, too, `PLACES` times at most.
+    the same for neurons that are told elsewhere, too, `STATION_ROUNDS` times at most.
     """
     layer, last = network.layers[0], len(network.layers) == 2
     lift = directions.longer * directions.few.T
@@ -210,7 +210,7 @@ def widen(probe: Probe, network: Network, directions: Directions) -> Network | N
     moves = parallel(rows)
     left = every = np.unique(np.abs(moves).argmax(axis=1))
     size, doubt = np.linalg.norm(rows, axis=1), np.full(len(rows), np.inf)
-    for _ in range(PLACES):
+    for _ in range(STATION_ROUNDS):
         where = stations(network, moves, left, probe.rng)
         if where is None:
             return None
@@ -239,7 +239,7 @@ def widen(probe: Probe, network: Network, directions: Directions) -> Network | N
             doubt[active] = about
         left = every[np.isinf(doubt[every])]
         if not len(left) and not last:
-            left = every[doubt[every] > WORSE * np.median(doubt[every])]
+            left = every[doubt[every] > RETOLD_ERROR_RATIO * np.median(doubt[every])]
         if not len(left):
             break
     if np.isinf(doubt[every]).any():
@@ -281,7 +281,7 @@ def _shares(
         change = value[place] - 2 * onto + past
     else:
         # All others stay as they are; no later layer switches within half the room there is.
-        room = np.array([each.radius for each in where])[place] / STEADY
+        room = np.array([each.radius for each in where])[place] / RANDOM_STEP_SHARE
         part = np.ones(len(place)) if last else np.minimum(1, 0.5 * room / np.linalg.norm(back, axis=1))
         change = (probe.ask(x[place] + (part[:, None] * back) @ lift) - value[place]) / part[:, None]
     share = change / away[:, None]

@@ -18,7 +18,7 @@ from unveil.identification.smooth.blocks import gap, gradient_span, hessians, in
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
 from unveil.identification.smooth.single_neuron import fit_shape
-from unveil.whitebox.activation import SMOOTH, Activation
+from unveil.whitebox.activation import SMOOTH_ACTIVATIONS, Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
 
@@ -158,7 +158,7 @@ class OneHiddenLayer(Method):
         rows = directions @ basis
         weights = np.linalg.lstsq(pack(directions[:, :, None] * directions[:, None, :]).T, pack(flat).T, rcond=None)[0]
         curves = weights.T.reshape(len(points), oracle.m, -1).transpose(2, 0, 1)  # (k, N, m)
-        names = (self.activation,) if self.activation else SMOOTH
+        names = (self.activation,) if self.activation else SMOOTH_ACTIVATIONS
         trials = [_fit_curves(points @ rows.T, curves, activation_named(name)) for name in names]
         best = int(np.argmin([misfit for _, _, misfit in trials]))
         scales, shifts, misfit = trials[best]

@@ -13,8 +13,8 @@ from unveil.identification.fitting.robust import rms
 from unveil.identification.surrogate.students import Told
 from unveil.whitebox.network import Network
 
-EACH_KIND, KINDS = 500, 3  # answers of each kind of inputs, and kinds at most
-COMPARED = EACH_KIND * KINDS
+EACH_KIND, INPUT_KINDS = 500, 3  # answers of each kind of inputs, and kinds at most
+COMPARED = EACH_KIND * INPUT_KINDS
 
 
 def worse_at(
@@ -42,7 +42,7 @@ def kinds(
 ) -> dict[str, Float[np.ndarray, "_ n"]]:
     """Legal inputs of each kind that users have: as they draw them, further out or at corners of a box, and some of the
     examples if there are any. `most`: in all, `COMPARED` at most."""
-    count = int(min(EACH_KIND, most // KINDS))
+    count = int(min(EACH_KIND, most // INPUT_KINDS))
     out = {"usual inputs": oracle.sample(count, rng)}
     if oracle.within is None:
         out["inputs further out"] = oracle.nearest(FURTHER[0] * oracle.sample(count, rng))

@@ -20,7 +20,7 @@ from unveil.identification.surrogate.as_read import COMPARED, kinds, worse_at
 from unveil.identification.surrogate.run import Run, Wanted, values_told, widened, with_free
 from unveil.identification.surrogate.students import (
     AMONG,
-    FEW,
+    FEW_PARAMETERS,
     Student,
     Told,
     answers_per_step,
@@ -34,49 +34,48 @@ from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
 # Answers that no student is fitted to, of which the best is told; answers that the result is judged by.
-HELD, JUDGED = 1000, 1000
+HELD_OUT_ANSWERS, JUDGED = 1000, 1000
 # Left for a further check of a network in which every neuron is needed, and the largest share of what is left.
-RESERVE, SHARE = 2000, 0.2
+CHECK_RESERVE, CHECK_RESERVE_SHARE = 2000, 0.2
 # Answers per parameter to begin with, and at most; never fewer or more at first than these.
-BEGIN, MOST, FEWEST, LARGEST = 4.0, 20.0, 2000, 40_000
-MORE = 0.4  # share of the answers that are there which a round adds
+BEGIN, MOST_EACH, LEAST_BEGUN, MOST_BEGUN = 4.0, 20.0, 2000, 40_000
+ANSWERS_ADDED_SHARE = 0.4  # share of the answers that are there which a round adds
 # Students that leave so many times what the best one does are given up once everything is fitted; parameters up to
 # which there is more than one then.
-BEHIND, MANY = 3.0, 5000
-PATIENCE, GAIN = 2, 1.15  # rounds in a row that gain less than this factor before it ends
+BEHIND_BEST_FACTOR, ONE_STUDENT_PARAMETERS = 3.0, 5000
+PATIENCE_ROUNDS, LEAST_ROUND_GAIN = 2, 1.15  # rounds in a row that gain less than this factor before it ends
 PATIENCE_BEHIND = 4  # the same behind several layers, where a round is a small one
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
 # known, of this many neurons.
 SHAPES, BEHIND_ROWS = ((1.5,), (3.0, 1.5)), ((1.5,), (1.5, 1.0))
-UNKNOWN, FREE = (24, 64), 8
+UNKNOWN_WIDTHS, ADDED = (24, 64), 8
 # The same behind so many layers and more that were read from exact answers, relative to their deviation: how many more
 # there are is not known, and what was read lacks neurons at most that hardly any input switches.
-SEVERAL, EXACT = 3, 1e-9
-DEEP = ((1.0,), (1.0, 1.0), (1.0, 1.0, 1.0)) * 2
+SEVERAL_LAYERS, EXACT_NOISE = 3, 1e-9
+SHAPES_BEHIND_SEVERAL = ((1.0,), (1.0, 1.0), (1.0, 1.0, 1.0)) * 2
 # The same behind a single layer read from exact answers: several more lie behind, or it would have been read on.
 SEVERAL_MORE = ((2.0, 2.0, 2.0), (1.0, 1.0, 1.0, 1.0), (2.0, 2.0, 2.0, 2.0))
 TIED = 1e-3  # outputs that are no further apart than this share of their deviation count as tied
-WIDE, NARROW = 128, 0.5  # from so many neurons on students are no wider than this share of them
-BATCHES = (3000, 300)  # batches of stochastic gradients at the start, and where least squares do not cost more
+WIDE_LAYER, WIDTH_SHARE = 128, 0.5  # from so many neurons on students are no wider than this share of them
+STUDENT_BATCHES = (3000, 300)  # batches of stochastic gradients at the start, and where least squares do not cost more
 # Where nothing is known behind a single layer least squares get nowhere before many of them: the best student is
 # trained on, in batches so many times as large; share of the questions asked at first, and how many at most.
-MANY_BATCHES, LARGER, AT_FIRST, AT_ONCE = 30_000, 4, 0.9, 500_000
+MANY_BATCHES, LARGER_BATCH_FACTOR, AT_FIRST, AT_FIRST_LIMIT = 30_000, 4, 0.9, 500_000
 # Share of the work that all students may be trained for, and of what that leaves that the best one is trained on for.
 TRAINED, TRAINED_ON = 0.5, 0.95
-LEAST = 1e-12  # the least error that is worth a step, relative to the deviation of the answers
+LEAST_ERROR = 1e-12  # the least error that is worth a step, relative to the deviation of the answers
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
 # that students begin with, and it is slimmed, by no fewer answers than these.
 WELL, FEWEST_TO_SLIM = 0.01, 5000
 NOTHING_LOST = 1.1  # by what factor errors may grow when it loses spare neurons, also on answers it was not fitted to
-WORSE = 2.0  # or to so many times the answers' noise
+ALLOWED_NOISE_FACTOR = 2.0  # or to so many times the answers' noise
 TO_TELL = 8  # answers by which it is told whether all neurons are needed, for each of a layer and each input to it
 FEWEST_TRIALS = 20  # without neurons, below which none is worth beginning
-NEARLY = 1e-5  # damping of a network that was fitted and lost neurons
+REFIT_DAMPING = 1e-5  # damping of a network that was fitted and lost neurons
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
 RIGHT, MOSTLY = 1e-6, 0.9
-# Largest root mean square error, relative to the deviation of the answers, of something that stands for the model.
-STANDS = 0.1
-MEASURED = "How far off it is was measured; its weights say nothing where they were not read."
+STANDS = 0.1  # largest root mean square error of what stands for the model, relative to the answers' deviation
+MEASURED_REMARK = "How far off it is was measured; its weights say nothing where they were not read."
 
 
 class Fitting(Run):
@@ -91,19 +90,20 @@ class Fitting(Run):
         self.usual: np.ndarray | None = None
         self.best = method.known.network
         self.noise, self.deep, self.blind, self.apart = 0.0, False, False, 0.0
-        self.reserve = min(RESERVE + (self.best is not None) * COMPARED, SHARE * oracle.ledger.left)
+        self.reserve = min(CHECK_RESERVE + (self.best is not None) * COMPARED, CHECK_RESERVE_SHARE * oracle.ledger.left)
         self.wanted = 0.0  # answers that a fit begins with where the budget allows it
 
     def run(self) -> Identification:
         """Fit, and judge."""
         try:
             self.noise = max(self._noise(), 1e-300)
-            self.held = self._asked(candidates(self.oracle, HELD, self.rng, self.examples))
+            self.held = self._asked(candidates(self.oracle, HELD_OUT_ANSWERS, self.rng, self.examples))
             # Errors of log-ratios of rounded probabilities, each with its weight, are those of the usual ones.
             rounding = self.oracle.rounding(self.held.y) if self.usual is None else self.usual
-            self.noise = max(self.noise if self.usual is None else 0.0, float(rounding.mean()), LEAST * self._spread())
-            exact = self.noise < EXACT * self._spread()
-            self.deep = exact and len(self.method.known.layers) >= SEVERAL and self.method.known.network is None
+            usual = self.noise if self.usual is None else 0.0
+            self.noise = max(usual, float(rounding.mean()), LEAST_ERROR * self._spread())
+            exact = self.noise < EXACT_NOISE * self._spread()
+            self.deep = exact and len(self.method.known.layers) >= SEVERAL_LAYERS and self.method.known.network is None
             self.blind = exact and len(self.method.known.layers) == 1 and self.method.known.network is None
             if not self._right():
                 self._fit()
@@ -138,7 +138,7 @@ class Fitting(Run):
         first = len(known.layers) if known.network is None or not self._well(known.network) else 1
         self.stats["round"] = sum(planned(each.network, len(self.told.x), first).cost for each in students)
         # A first layer behind which several were read is exact, and most of the parameters.
-        least, waited, patience = int(self.deep), 0, PATIENCE_BEHIND if self.deep else PATIENCE
+        least, waited, patience = int(self.deep), 0, PATIENCE_BEHIND if self.deep else PATIENCE_ROUNDS
         for turn in range(self.method.rounds):
             had, before = min(each.error for each in students), self.work.done
             if had <= 1.2 * self.noise:
@@ -150,7 +150,7 @@ class Fitting(Run):
                 break
             self.stats["rounds"] = turn + 1
             best = min(each.error for each in students)
-            waited = waited + 1 if best * GAIN > had else 0
+            waited = waited + 1 if best * LEAST_ROUND_GAIN > had else 0
             if best <= 1.2 * self.noise:
                 break
             if waited >= patience and first == least:
@@ -161,11 +161,13 @@ class Fitting(Run):
                 students = self._worth(students)
                 if not first and self._well(students[0].best):
                     # With neurons that it does not need a fit of all weights is ill-conditioned.
-                    students = [one.again(self._slim(one.best, spare=True), NEARLY, self.held) for one in students]
+                    students = [
+                        one.again(self._slim(one.best, spare=True), REFIT_DAMPING, self.held) for one in students
+                    ]
             # A few layers take few answers: more are asked once these are used up.
-            needed = max(answers_per_step(each.network, LARGEST, first) for each in students)
+            needed = max(answers_per_step(each.network, MOST_BEGUN, first) for each in students)
             if len(self.told.x) < AMONG * needed:
-                more = int(min(MORE * len(self.told.x), self._left()))
+                more = int(min(ANSWERS_ADDED_SHARE * len(self.told.x), self._left()))
                 if more >= 1:
                     self._ask_more(more, [each.network for each in students])
                 elif not first:
@@ -187,11 +189,11 @@ class Fitting(Run):
     def _worth(self, students: list[Student]) -> list[Student]:
         """Those that are worth fitting in more layers, the best one first; a larger one must be better by more."""
         best = min(each.error for each in students)
-        near = [each for each in students if each.error <= BEHIND * best]
+        near = [each for each in students if each.error <= BEHIND_BEST_FACTOR * best]
         near.sort(key=lambda each: each.error * float(np.sqrt(self._behind_known(each.network))))
         # Where all parameters are many, a second student costs more than the better questions are worth.
         size = self._behind_known(near[0].network) if self.deep else parameters(near[0].network)
-        return near[: None if size <= MANY else 1]
+        return near[: None if size <= ONE_STUDENT_PARAMETERS else 1]
 
     def _behind_known(self, network: Network) -> int:
         """Parameters behind the layers that were read."""
@@ -201,7 +203,7 @@ class Fitting(Run):
         """Without the neurons that it does not need, as far as the work allows; the same where that makes it worse.
         `network`: nearly right. `spare`: only those whose work the others can do as they are."""
         # Of many parameters most are the first layer's, and these stay.
-        first = int(parameters(network) > MANY and len(network.layers) > 2)
+        first = int(parameters(network) > ONE_STUDENT_PARAMETERS and len(network.layers) > 2)
         there = len(self.told.x)
         some = self.rng.permutation(there)[: max(FEWEST_TO_SLIM, answers_per_step(network, there, first))]
         told = self.told.some(some)
@@ -214,27 +216,26 @@ class Fitting(Run):
         def fit(trial: Network) -> Network:
             if not paid(trial) or spare:
                 return trial
-            student, moves = Student(trial, NEARLY, trial, np.inf), min(first, len(trial.layers) - 1)
+            student, moves = Student(trial, REFIT_DAMPING, trial, np.inf), min(first, len(trial.layers) - 1)
             trial, _, work = fitted(student, told, self.noise, self.rng, moves, brief=True, allowed=self.work.left)
             self.work.done += work
             return trial
 
-        floor = self.noise * WORSE / SLACK
+        floor = self.noise * ALLOWED_NOISE_FACTOR / SLACK
         smaller = slimmed(network, told.x, told.y, floor, fit, NOTHING_LOST, told.counts, paid)
         self.stats.setdefault("widths_fitted", network.widths)
         before = trimmed_rms(network, *self.held)
         # A copy that is far from exact has no neuron to spare: what is lost there may be the labels.
-        allowed = max(NOTHING_LOST * before, WORSE * self.noise)
+        allowed = max(NOTHING_LOST * before, ALLOWED_NOISE_FACTOR * self.noise)
         return smaller if trimmed_rms(smaller, *self.held) <= allowed else network
 
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
-        known, x, y = self.method.known, self.told.x, self.told.y
-        h = x
+        known, x, h, y = self.method.known, self.told.x, self.told.x, self.told.y
         read = known.network if known.network is not None and len(known.network.layers) > 1 else None
         if read is not None and self._well(read):
             return self._with_free(read)
-        layers, rows = widened(known, 0 if self.deep else FREE, x, self.rng)
+        layers, rows = widened(known, 0 if self.deep else ADDED, x, self.rng)
         for layer in layers:
             h = layer(h)
         # One that is far off may lack a layer, and then no fit mends it: it is kept only as the best so far.
@@ -243,7 +244,7 @@ class Fitting(Run):
             network = free_network(layers, rows, widths, x, self.oracle.m, self.rng, self.method.activation)
             network = Network(with_output(network.layers[:-1], x, y).layers, self.oracle.shape)
             tail = Network(network.layers[len(layers) :])
-            steps = BATCHES[parameters(tail) <= FEW]
+            steps = STUDENT_BATCHES[parameters(tail) <= FEW_PARAMETERS]
             trial = self._trained(network, len(layers), steps, TRAINED / (len(shapes) - i))
             # Where most of what lies behind was read too, a short training is a step back.
             begun.append(min(network, trial, key=lambda each: rms(each, *self.held[:3])))
@@ -251,14 +252,13 @@ class Fitting(Run):
         if read is not None and rms(read, *self.held[:3]) < rms(begun[0], *self.held[:3]):
             return self._with_free(read)
         if self.blind:
-            return [self._trained(begun[0], len(layers), MANY_BATCHES, TRAINED_ON, LARGER * BATCH)]
-        return begun[: max(self.method.students, len(DEEP) * self.deep)]
+            return [self._trained(begun[0], len(layers), MANY_BATCHES, TRAINED_ON, LARGER_BATCH_FACTOR * BATCH)]
+        return begun[: max(self.method.students, len(SHAPES_BEHIND_SEVERAL) * self.deep)]
 
     def _with_free(self, read: Network) -> list[Network]:
         """What was read; neurons that it lacks need not disturb those that it has: the others begin with some that send
         nothing on."""
-        more = [with_free(read, FREE, self.told.x, self.rng) for _ in range(self.method.students - 1)]
-        return [read, *more]
+        return [read, *(with_free(read, ADDED, self.told.x, self.rng) for _ in range(self.method.students - 1))]
 
     def _trained(self, network: Network, first: int, steps: int, share: float, batch: int = BATCH) -> Network:
         """A network after stochastic gradients on the layers from `first` on, for a share of the work that is left at
@@ -278,33 +278,33 @@ class Fitting(Run):
             wide = tuple(max(1, int(np.ceil(self.method.factor * width))) for width in rest)
             return [wide] * self.method.students
         known = bool(self.method.known.layers)
-        size = last if known else int(np.clip(last, *UNKNOWN))
-        share = 1.0 if size < WIDE else NARROW
+        size = last if known else int(np.clip(last, *UNKNOWN_WIDTHS))
+        share = 1.0 if size < WIDE_LAYER else WIDTH_SHARE
         # Most of a layer of which rows were read is known: what lies behind it is the output, or one more.
-        shapes: tuple[tuple[float, ...], ...] = DEEP if self.deep else BEHIND_ROWS if rows else SHAPES
-        if self.blind and not rows:
-            shapes = SEVERAL_MORE
+        behind = BEHIND_ROWS if rows else SEVERAL_MORE if self.blind else SHAPES
+        shapes: tuple[tuple[float, ...], ...] = SHAPES_BEHIND_SEVERAL if self.deep else behind
         return [
-            (max(int(share * shape[0] * size) + FREE, rows), *(int(share * each * size) + FREE for each in shape[1:]))
+            (max(int(share * shape[0] * size) + ADDED, rows), *(int(share * each * size) + ADDED for each in shape[1:]))
             for shape in shapes
         ]
 
     def _first_count(self) -> int:
         known = self.method.known
         if self.blind:
-            self.wanted = FEWEST
-            return int(min(AT_FIRST * self._left(), AT_ONCE))
-        last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN[1])
+            self.wanted = LEAST_BEGUN
+            return int(min(AT_FIRST * self._left(), AT_FIRST_LIMIT))
+        last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN_WIDTHS[1])
         size = sum(layer.dense().size for layer in known.layers)
         size += (self.oracle.n if not known.layers else 0) * 3 * last + 8 * last**2
-        self.wanted = float(np.clip(BEGIN * size / self.oracle.m, FEWEST, LARGEST))
+        self.wanted = float(np.clip(BEGIN * size / self.oracle.m, LEAST_BEGUN, MOST_BEGUN))
         return int(min(self.wanted, self._left()))
 
     def _left(self) -> float:
         """Questions that may still be asked before the result is judged."""
         left = self.left(self.reserve)
         if self.best is not None:
-            left = min(left, max(MOST * parameters(self.best) / self.oracle.m, 10 * FEWEST) - len(self.told.x))
+            most = max(MOST_EACH * parameters(self.best) / self.oracle.m, 10 * LEAST_BEGUN)
+            left = min(left, most - len(self.told.x))
         return max(0.0, left)
 
     def _ask_more(self, count: int, networks: Sequence[Network] = ()) -> None:
@@ -334,7 +334,7 @@ class Fitting(Run):
 
     def _counts(self, y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N m"]:
         """What errors of exact answers are multiplied by: where outputs nearly tie, less of one changes the label."""
-        if y.shape[1] == 1 or self.oracle.ordered or not len(y) or self.noise >= EXACT * y.std():
+        if y.shape[1] == 1 or self.oracle.ordered or not len(y) or self.noise >= EXACT_NOISE * y.std():
             return np.ones_like(y)
         apart = np.ptp(y, axis=1)
         self.apart = self.apart or float(1 / np.mean(1 / (apart + TIED * y.std())))
@@ -396,5 +396,5 @@ class Fitting(Run):
         self.stats["neurons"] = apart = self.method.known.told_apart(network)
         told = "; ".join(f"layer {i}: {one['read']} read, {one['fitted']} fitted" for i, one in enumerate(apart))
         if count := len(self.told.x):
-            self.why.append(f"A network was fitted to {count:,} answers ({told}). {MEASURED}")
+            self.why.append(f"A network was fitted to {count:,} answers ({told}). {MEASURED_REMARK}")
         return self.end(outcome, error)

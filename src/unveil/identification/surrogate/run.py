@@ -19,7 +19,7 @@ from unveil.outcome import Outcome
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
 
-SAME = 0.99  # rows whose cosine with one that was read is larger are that neuron's, after the fit
+READ_ROW_COSINE = 0.99  # rows whose cosine with one that was read is larger are that neuron's, after the fit
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Known:
             if rows is not None and rows.shape[1] <= layer.inputs:
                 # Free neurons of the layer before come behind those that were read.
                 cosine = unit_rows(layer.dense())[:, : rows.shape[1]] @ unit_rows(rows).T
-                read = int((np.abs(cosine).max(axis=0) > SAME).sum())
+                read = int((np.abs(cosine).max(axis=0) > READ_ROW_COSINE).sum())
             read = min(read, layer.neurons)
             out.append({"read": read, "fitted": layer.neurons - read})
         return out

@@ -17,12 +17,12 @@ from unveil.identification.fitting.robust import STRAYS, off, trimmed_rms
 from unveil.identification.surrogate.work import of_product
 from unveil.whitebox.network import Network
 
-FEW = 1500  # parameters up to which the normal equations are written down
+FEW_PARAMETERS = 1500  # parameters up to which the normal equations are written down
 # Answers per parameter in each step of least squares, and their limits.
-PER_PARAMETER, FEWEST, ENOUGH = 12.0, 5000, 40_000
+PER_PARAMETER, FEWEST_STEP_ANSWERS, MOST_STEP_ANSWERS = 12.0, 5000, 40_000
 # Steps of least squares per round and conjugate gradients in each, for up to so many parameters and for more: steps
 # that are solved badly get nowhere.
-USUAL, OF_MANY, MANY = (4, 200), (3, 60), 20_000
+STEPS_OF_USUAL, OF_MANY, MANY_PARAMETERS = (4, 200), (3, 60), 20_000
 BRIEF = (2, 60)  # steps and conjugate gradients of a network that has lost neurons
 # Steps where the normal equations are written down, answers per parameter, and the fewest.
 STEPS_OF_FEW, PER_ONE_OF_FEW, FEWEST_OF_FEW = 12, 6.0, 500
@@ -32,9 +32,9 @@ LEAST_PRODUCTS = 20  # conjugate gradients below which a step is not worth begin
 # would be ever rarer ones, and the fit one of what hardly ever happens.
 HARD, AMONG = 0.4, 4
 # Candidates per question that students choose, and the share of a round's questions that they choose.
-CANDIDATES, CHOSEN = 8, 0.5
-REACH = (0.3, 1.0, 1.0, 2.0)  # how far out candidates lie, in usual lengths, where there is no box
-ABOUT = 0.1  # deviation of candidates about the examples, in units of their own
+CANDIDATES_PER_QUESTION, CHOSEN = 8, 0.5
+CANDIDATE_REACHES = (0.3, 1.0, 1.0, 2.0)  # how far out candidates lie, in usual lengths, where there is no box
+CANDIDATE_DEVIATION = 0.1  # deviation of candidates about the examples, in units of their own
 
 
 class Told(NamedTuple):
@@ -101,8 +101,8 @@ def tail_of(network: Network, first: int) -> tuple[int, Network]:
 def answers_per_step(network: Network, there: int, first: int = 0) -> int:
     """How many of the answers that there are a step of least squares on the layers from `first` on takes."""
     size = parameters(tail_of(network, first)[1])
-    each, least = (PER_PARAMETER, FEWEST) if size > FEW else (PER_ONE_OF_FEW, FEWEST_OF_FEW)
-    return int(min(max(each * size / network.m, least), ENOUGH, there))
+    each, least = (PER_PARAMETER, FEWEST_STEP_ANSWERS) if size > FEW_PARAMETERS else (PER_ONE_OF_FEW, FEWEST_OF_FEW)
+    return int(min(max(each * size / network.m, least), MOST_STEP_ANSWERS, there))
 
 
 class Steps(NamedTuple):
@@ -127,9 +127,11 @@ def planned(network: Network, there: int, first: int = 0, brief: bool = False, a
     """
     tail, answers = tail_of(network, first)[1], answers_per_step(network, there, first)
     size = parameters(tail)
-    few = size <= FEW
+    few = size <= FEW_PARAMETERS
     each = (float(size) ** 2 * tail.m if few else of_product(tail)) * answers
-    count, most = (STEPS_OF_FEW, 1) if few else BRIEF if brief else USUAL if size <= MANY else OF_MANY
+    count, most = (
+        (STEPS_OF_FEW, 1) if few else BRIEF if brief else STEPS_OF_USUAL if size <= MANY_PARAMETERS else OF_MANY
+    )
     # Every step is conditioned by what comes back from each output, of at most so many answers.
     beside = 0.0 if few else count * 2.0 * size * tail.m * min(answers, CONDITIONED)
     times = int(max(0.0, min(count * most, (allowed - beside) / each)))
@@ -161,7 +163,7 @@ def fitted(  # noqa: PLR0913 - one round of a student, by name
     first, tail = tail_of(network, first)
     for layer in network.layers[:first]:
         h = layer(h)
-    if parameters(tail) <= FEW:
+    if parameters(tail) <= FEW_PARAMETERS:
         polished = polish(tail, h, y, noise=noise, steps=plan.times, weight=counts)
         tail, taken = polished.network, polished.steps
     else:
@@ -191,7 +193,7 @@ def questions(
     usual = candidates(oracle, count - chosen, rng, examples)
     if not chosen:
         return usual
-    many = candidates(oracle, CANDIDATES * chosen, rng, examples)
+    many = candidates(oracle, CANDIDATES_PER_QUESTION * chosen, rng, examples)
     told = np.stack([network(many) for network in networks])
     apart = told.std(axis=0).max(axis=1) / np.maximum(np.linalg.norm(many, axis=1), 1e-300)
     return np.concatenate([usual, many[np.argsort(-apart, kind="stable")[:chosen]]])
@@ -203,12 +205,17 @@ def candidates(
     """Legal points: as a user would draw them, nearer and further, and about the examples if there are any."""
     x = oracle.sample(count, rng)
     if oracle.within is None:
-        x = x * rng.choice(REACH, size=(count, 1))
+        x = x * rng.choice(CANDIDATE_REACHES, size=(count, 1))
     if examples is not None and len(examples):
         some = np.flatnonzero(np.arange(count) % 2)
         one, other = (examples[rng.integers(len(examples), size=len(some))] for _ in range(2))
         # Between two examples, mostly near the first, and a little beside it.
         part = rng.random((len(some), 1)) ** 2
         x[some] = one + part * (other - one)
-        x[some] += ABOUT * examples.std() * rng.random((len(some), 1)) * rng.standard_normal((len(some), oracle.n))
+        x[some] += (
+            CANDIDATE_DEVIATION
+            * examples.std()
+            * rng.random((len(some), 1))
+            * rng.standard_normal((len(some), oracle.n))
+        )
     return oracle.nearest(x)

@@ -88,21 +88,22 @@ class Surrogate(Wanted, Method):
 
 
 # Labels that no student is trained on, of which the best is told, and those that the result is judged by.
-HELD, JUDGED = 2000, 2000
+HELD_OUT_LABELS, JUDGED_LABELS = 2000, 2000
 # Labels to begin with, those that a round adds, and of these the share close to where a student's labels change.
-BEGIN, MORE, CLOSE = 4000, 4000, 0.6
+LABELS_AT_FIRST, LABELS_PER_ROUND, CLOSE_LABELS_SHARE = 4000, 4000, 0.6
 # Hidden neurons where no widths are told: a share of the inputs between these, and half as many behind them.
-HIDDEN = (24, 64)
+HIDDEN_WIDTH_LIMITS = (24, 64)
 # Sizes of random points, in units of a typical input, that are tried until two labels have been seen.
-SIZES = (1.0, 4.0, 16.0, 64.0)
-BATCHES = 1500
-STANDS = 0.5  # share of what the commonest label leaves that may stay wrong of something that stands for the model
+RANDOM_POINT_SIZES = (1.0, 4.0, 16.0, 64.0)
+LABEL_BATCHES = 1500
+# Share of what the commonest label leaves that may stay wrong of something that stands for the model.
+WRONG_LABELS_SHARE = 0.5
 
 
 class LabelFitting(Run):
     """One run on labels."""
 
-    judged = JUDGED
+    judged = JUDGED_LABELS
 
     def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         super().__init__(method, oracle, rng)
@@ -113,16 +114,16 @@ class LabelFitting(Run):
     def run(self) -> Identification:
         """Train, and judge."""
         try:
-            held = self._points(HELD)
+            held = self._points(HELD_OUT_LABELS)
             held_labels = self._asked(held)
-            while len(np.unique(held_labels)) < 2 and self.size < SIZES[-1] and self.oracle.within is None:
-                self.size = SIZES[SIZES.index(self.size) + 1]
-                held = self._points(HELD)
+            while len(np.unique(held_labels)) < 2 and self.size < RANDOM_POINT_SIZES[-1] and self.oracle.within is None:
+                self.size = RANDOM_POINT_SIZES[RANDOM_POINT_SIZES.index(self.size) + 1]
+                held = self._points(HELD_OUT_LABELS)
                 held_labels = self._asked(held)
             if len(np.unique(held_labels)) < 2:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")
                 return self.end(Outcome.not_measured)
-            self._add(self._points(int(min(BEGIN, self.left()))))
+            self._add(self._points(int(min(LABELS_AT_FIRST, self.left()))))
             if len(self.x):
                 self._train(held, held_labels)
             else:
@@ -142,7 +143,7 @@ class LabelFitting(Run):
             goal = one_hot(self.labels, classes)
             for i, student in enumerate(students):
                 each = BATCH * of_gradient(student)
-                steps = self.work.times(each, BATCHES, 1 / (len(students) - i))
+                steps = self.work.times(each, LABEL_BATCHES, 1 / (len(students) - i))
                 if steps < FEWEST_BATCHES:
                     self.why.append(f"The training ended where its work did, {self.work.most:.1e} numbers; see work=.")
                     self.best = self.best or student
@@ -152,17 +153,17 @@ class LabelFitting(Run):
                 right = float(np.mean(network_labels(students[i], self.classes, held) == held_labels))
                 if self.best is None or right > self.right:
                     self.best, self.right = students[i], right
-            more = int(min(MORE, self.left()))
+            more = int(min(LABELS_PER_ROUND, self.left()))
             if more < len(students):
                 return
-            close = int(CLOSE * more / len(students))
+            close = int(CLOSE_LABELS_SHARE * more / len(students))
             # Labels say most where they change: close to where each student believes that they do.
             near = [near_boundaries(each, self.classes, self.oracle, close, self.rng) for each in students]
             many = np.concatenate([*near, self._points(max(0, more - sum(map(len, near))))])
             self._add(many[:more])
 
     def _begun(self) -> Network:
-        hidden = int(np.clip(self.oracle.n, *HIDDEN))
+        hidden = int(np.clip(self.oracle.n, *HIDDEN_WIDTH_LIMITS))
         widths = self.method.widths
         if widths is None:
             wide: tuple[int, ...] = (2 * hidden, hidden)
@@ -183,12 +184,13 @@ class LabelFitting(Run):
         self.x, self.labels = np.concatenate([self.x, x]), np.concatenate([self.labels, labels])
 
     def _judged(self) -> Identification:
-        """Held against labels that nothing was chosen by. Queries: `JUDGED`, and the examples, `GIVEN` at most."""
+        """Held against labels that nothing was chosen by. Queries: `JUDGED_LABELS`, and the examples, `GIVEN` at
+        most."""
         if self.best is None:
             return self.end(Outcome.budget_ended)
         outcome, error = Outcome.approximate, np.inf
         try:
-            x = self.oracle.nearest(self.size * self.oracle.sample(JUDGED, self.rng))
+            x = self.oracle.nearest(self.size * self.oracle.sample(JUDGED_LABELS, self.rng))
             labels = self._asked(x)
             self.stats["fresh"] = label_agreement(network_labels(self.best, self.classes, x), labels)
             error = 1 - self.stats["fresh"]["labels"]
@@ -197,7 +199,7 @@ class LabelFitting(Run):
                 told = network_labels(self.best, self.classes, given)
                 self.stats["given"] = label_agreement(told, self._asked(given))
             commonest = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-            if error > STANDS * (1 - commonest):
+            if error > WRONG_LABELS_SHARE * (1 - commonest):
                 outcome = Outcome.check_failed
         except BudgetExceeded:
             outcome = Outcome.budget_ended

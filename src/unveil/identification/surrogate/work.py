@@ -11,7 +11,7 @@ from unveil.whitebox.network import Network
 # weight, per input that is read, and per neuron, whose layers are narrow and take passes of their own.
 WEIGHT, INPUT, NEURON = 2.0, 100.0, 400.0
 # The same of one stochastic gradient, forwards and back: per weight, and per neuron.
-GRADIENT, PASSED = 3.0, 200.0
+GRADIENT, GRADIENT_PER_NEURON = 3.0, 200.0
 
 
 def of_product(network: Network) -> float:
@@ -21,7 +21,7 @@ def of_product(network: Network) -> float:
 
 def of_gradient(network: Network) -> float:
     """Numbers multiplied per answer by one gradient of all weights of a network."""
-    return GRADIENT * parameters(network) + PASSED * sum(network.widths)
+    return GRADIENT * parameters(network) + GRADIENT_PER_NEURON * sum(network.widths)
 
 
 def of_trial(network: Network, answers: int) -> float:

@@ -21,7 +21,7 @@ from unveil.whitebox.activation import activation
 from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.formats.onnx_operators import (
     ACTIVATIONS_BY_OPERATOR,
-    LARGEST,
+    MAXIMUM_OPERATORS,
     NORMALISING,
     OPERATORS,
     SUPPORTED,
@@ -33,7 +33,7 @@ from unveil.whitebox.formats.onnx_operators import (
 from unveil.whitebox.formats.onnx_step import OURS, Operand, Step
 from unveil.whitebox.network import Network
 
-TOLERANCE = 1e-9
+ONNX_TOLERANCE = 1e-9
 REPRESENTABLE = "Affine operators, elementwise activations and maxima can be represented"
 
 
@@ -92,14 +92,14 @@ def walk(model: onnx.ModelProto) -> Network:
             raise step.refuse("it comes after a softmax, which can only be the last operator")
         if node.domain not in ("", "ai.onnx", OURS):
             raise step.refuse(f"its domain {node.domain!r} is not ONNX's own")
-        if node.op_type in (*ACTIVATIONS_BY_OPERATOR, *LARGEST, *NORMALISING):
+        if node.op_type in (*ACTIVATIONS_BY_OPERATOR, *MAXIMUM_OPERATORS, *NORMALISING):
             made = gated.get(node.output[0], node.output[0])
             # What a gate multiplies is not needed for that any more.
             uses = last_use if made == node.output[0] else last_use | {node.input[0]: _last(graph, node.input[0], made)}
             names = [n for n, v in known.items() if isinstance(v, Value) and uses.get(n, -1) > i]
             alive = {n: v for n in names if isinstance(v := known[n], Value)}
             try:
-                if node.op_type in LARGEST:
+                if node.op_type in MAXIMUM_OPERATORS:
                     parts, full = largest(step)
                     value, moved = trail.largest(parts, alive)
                     value = replace(value.scale(np.array(-1.0)) if node.op_type == "Min" else value, shape=full)
@@ -200,7 +200,7 @@ def check(network: Network, model: onnx.ModelProto, points: int = 3) -> None:
     if ours.shape != expected.shape:
         raise SourceError(f"the reference evaluator gives {expected.shape[1]} outputs, the import {ours.shape[1]}")
     error = np.abs(ours - expected).max() / (1 + np.abs(expected).max())
-    if not error <= TOLERANCE:
+    if not error <= ONNX_TOLERANCE:
         raise SourceError(
             f"the import disagrees with ONNX's reference evaluator by {error:.1e} (relative); please report this file"
         )

@@ -366,8 +366,8 @@ OPERATORS: dict[str, Callable[[Step], Operand]] = {
     "Dropout": _dropout,
     "Identity": _move(lambda s, a: a),
 }
-LARGEST = ("MaxPool", "GlobalMaxPool", "Max", "Min")
+MAXIMUM_OPERATORS = ("MaxPool", "GlobalMaxPool", "Max", "Min")
 """Operators that become several layers."""
 NORMALISING = ("LayerNormalization", "RMSNormalization")
 """Normalisations over the last axes, which become several layers, too."""
-SUPPORTED = {*OPERATORS, *ACTIVATIONS_BY_OPERATOR, *LARGEST, *NORMALISING, "Softmax"}
+SUPPORTED = {*OPERATORS, *ACTIVATIONS_BY_OPERATOR, *MAXIMUM_OPERATORS, *NORMALISING, "Softmax"}

@@ -12,9 +12,9 @@ from unveil.whitebox.activation import activation
 from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.network import Network
 
-TOLERANCE = 1e-9
+SKLEARN_TOLERANCE = 1e-9
 SINGLE_TOLERANCE = 1e-4
-ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
+SKLEARN_ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
 
 
 def from_sklearn(estimator: Any) -> Network:
@@ -84,7 +84,7 @@ def _answered(model: Any, trail: Trail, value: Value) -> tuple[Value, bool]:
         for weights, bias in layers[:-1]:
             value = _times(value, weights.T).add(np.asarray(bias, float))
             if model.activation != "identity":
-                value, _ = trail.activate(value, activation(ACTIVATIONS[model.activation]), {})
+                value, _ = trail.activate(value, activation(SKLEARN_ACTIVATIONS[model.activation]), {})
         weights, bias = layers[-1]
         value = _times(value, weights.T).add(np.asarray(bias, float))
         top = model.out_activation_
@@ -129,5 +129,5 @@ def _check(network: Network, estimator: Any, model: Any, points: int = 16) -> No
     single = any(np.asarray(weights).dtype == np.float32 for weights in getattr(model, "coefs_", [y]))
     ours = network(x)
     error = np.abs(ours - y).max() / (1 + np.abs(y).max()) if ours.shape == y.shape else np.inf
-    if not error <= (SINGLE_TOLERANCE if single else TOLERANCE):
+    if not error <= (SINGLE_TOLERANCE if single else SKLEARN_TOLERANCE):
         raise SourceError(f"the import disagrees with {type(estimator).__name__} by {error:.1e} (relative)")

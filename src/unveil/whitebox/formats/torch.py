@@ -26,7 +26,7 @@ from unveil.whitebox.network import Network, must_be_known
 if TYPE_CHECKING:
     from torch import nn
 
-TOLERANCE = 1e-9
+TORCH_TOLERANCE = 1e-9
 
 
 def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Path | None = None) -> Network:
@@ -77,7 +77,7 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
     value, softmax = _followed(exact, trail, Value(None, np.zeros(width), (1, *shape)))
     network = trail.network(value, shape, softmax)
     error = np.abs(network(x) - expected).max() / (1 + np.abs(expected).max())
-    if not error <= TOLERANCE:
+    if not error <= TORCH_TOLERANCE:
         raise SourceError(f"the import disagrees with the torch module by {error:.1e} (relative); please report it")
     return network
 

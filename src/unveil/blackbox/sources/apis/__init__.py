@@ -8,14 +8,14 @@ from urllib.parse import urlsplit, urlunsplit
 from unveil.blackbox.sources.json_endpoint import JsonEndpoint
 from unveil.outcome import BadInput
 
-NAMES = ("huggingface", "mlflow", "openai", "sagemaker", "tfserving", "torchserve")
+API_NAMES = ("huggingface", "mlflow", "openai", "sagemaker", "tfserving", "torchserve")
 
 
 def endpoint_of(api: str, url: str, output: str | None = None) -> tuple[str, JsonEndpoint]:
     """The address that is asked, and what is said there.
 
     Args:
-        api: One of `NAMES`, perhaps with a model after a colon: "openai:text-embedding-3-small".
+        api: One of `API_NAMES`, perhaps with a model after a colon: "openai:text-embedding-3-small".
         url: The address that people know the service by.
         output: Which of several outputs.
 
@@ -23,8 +23,8 @@ def endpoint_of(api: str, url: str, output: str | None = None) -> tuple[str, Jso
         BadInput: No such API, or it lacks something.
     """
     name, _, model = api.partition(":")
-    if name not in NAMES:
-        raise BadInput(f"--api knows {', '.join(NAMES)}; got {name!r}: describe it with --request and --answer")
+    if name not in API_NAMES:
+        raise BadInput(f"--api knows {', '.join(API_NAMES)}; got {name!r}: describe it with --request and --answer")
     found: tuple[str, JsonEndpoint] = import_module(f"{__name__}.{name}").endpoint(url, model, output)
     return found
 

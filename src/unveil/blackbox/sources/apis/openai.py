@@ -6,7 +6,7 @@ import json
 from urllib.parse import urlsplit
 
 from unveil.blackbox.sources.apis import with_path
-from unveil.blackbox.sources.json_endpoint import MANY, JsonEndpoint
+from unveil.blackbox.sources.json_endpoint import QUESTIONS_MARK, JsonEndpoint
 from unveil.outcome import BadInput
 
 
@@ -21,7 +21,7 @@ def endpoint(url: str, model: str, output: str | None) -> tuple[str, JsonEndpoin
     if not model:
         raise BadInput("--api openai needs the model's name, e.g. --api openai:text-embedding-3-small")
     if path.endswith("/completions"):
-        asked = {"model": model, "prompt": MANY, "max_tokens": 1, "temperature": 0}
+        asked = {"model": model, "prompt": QUESTIONS_MARK, "max_tokens": 1, "temperature": 0}
         return url, JsonEndpoint(json.dumps(asked), output or "/choices/*/text", "INT64")
-    asked = {"model": model, "input": MANY, "encoding_format": "float"}
+    asked = {"model": model, "input": QUESTIONS_MARK, "encoding_format": "float"}
     return with_path(url, "/embeddings"), JsonEndpoint(json.dumps(asked), output or "/data/*/embedding", "INT64")
