@@ -18,7 +18,7 @@ from unveil.identification.piecewise_linear.derivative_sums import Sums
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_walks import entering
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
-from unveil.identification.piecewise_linear.layer import finished, layer_steps
+from unveil.identification.piecewise_linear.layer import finished, layer_steps, many_deeper
 from unveil.identification.piecewise_linear.layer_candidates import Views, candidates, told_twice
 from unveil.identification.piecewise_linear.layer_choice import Here
 from unveil.identification.piecewise_linear.layer_step import ManyLayers
@@ -290,7 +290,8 @@ def test_rare_neurons_are_put_into_their_layers_from_answers_that_the_others_get
     assert sum(rare_neuron_put(seed) for seed in range(8)) >= 5
 
 
-def test_a_row_of_a_deeper_neuron_is_not_kept_among_the_first_layer_s() -> None:
+@pytest.mark.parametrize("many", [False, True])
+def test_rows_of_deeper_neurons_are_not_kept_among_the_first_layer_s(many: bool) -> None:
     # It lies in the span of the first layer's rows: where it is taken for one of them that was not met, derivatives do
     # not tell that one is missing.
     for seed in range(4):
@@ -302,12 +303,19 @@ def test_a_row_of_a_deeper_neuron_is_not_kept_among_the_first_layer_s() -> None:
         found = finished(layer_steps(setup.probe, frame, far=50.0, most_lines=4))
         rows = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
         true = (np.abs(found.rows @ rows.T) > 1 - 1e-9).any(axis=1)
-        least = np.abs(found.bent.rows @ rows.T).max(axis=1).argmin()
+        least = np.abs(found.bent.rows @ rows.T).max(axis=1).argsort()
+        # So many of them that lines seem to meet few of deeper layers for each of the first.
+        count = max(len(line.t) for line in found.searched) // 4 if many else 1
         some = found.straight[np.flatnonzero(true)[:3]]
-        planted = replace(found, straight=Hyperplanes.joined([some, found.bent[np.array([least])]]))
-        assert crowded(planted)
+        planted = replace(found, straight=Hyperplanes.joined([some, found.bent[least[:count]]]))
+        if many:
+            # Each of the others is met on several lines.
+            again = Hyperplanes.joined([found.bent] * 4)
+            planted = replace(planted, bent=again, bent_maybe=np.zeros(len(again), dtype=bool))
+        assert crowded(planted) != many
+        assert many_deeper(planted)
         state = _settled(setup, Reading(frame, planted, ask), 0)
-        assert len(state.found) == len(planted) - 1
+        assert len(state.found) == len(some)
         assert (np.abs(state.found.rows @ rows.T).max(axis=1) > 1 - 1e-9).all()
         assert state.lacking
 

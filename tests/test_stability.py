@@ -168,7 +168,11 @@ def test_ill_conditioned_layers_lose_rows_but_no_digits(rng: np.random.Generator
     pytest.importorskip("torch")
     monkeypatch.delenv(decomposition.LAPACK_VARIABLE, raising=False)
     # As if every layer were large and ill-conditioned.
-    for where, name, value in ((decomposition, "LARGE", 1), (module, "SMALL", 2), (module, "STEEP", 10)):
+    for where, name, value in (
+        (decomposition, "LAPACK_COLUMNS", 1),
+        (module, "DIRECT_COLUMNS", 2),
+        (module, "STEEP", 10),
+    ):
         monkeypatch.setattr(where, name, value)
     calls = []
     monkeypatch.setattr(stability_module, "fewer_rows", lambda *given: (calls.append(1), fewer_rows(*given))[1])

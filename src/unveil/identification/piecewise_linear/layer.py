@@ -83,7 +83,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         else:
             first = fresh and number == 0
             beyond = None if first else _complement(frame, found)
-            where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond, _many(found))
+            where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond, many_deeper(found))
             changes = len(where) > 0 or (beyond is not None and sure)
             patience = QUIET_LINES[exact, True] if exact else enough if rare else 0
             # Rows that are vague hide what moves beside them: lines that still show others tell that some are missing.
@@ -92,7 +92,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
                 break
             everywhere = sure or (exact and frame.free)
             along = beyond if changes and (everywhere or found.lines % 2) else None
-            line = _searched(probe, frame, far, found, along, where if _many(found) else where[:0])
+            line = _searched(probe, frame, far, found, along, where if many_deeper(found) else where[:0])
         had = len(found)
         if line is not None:
             found = _explained(probe, frame, line, found)
@@ -100,7 +100,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         yield found
         quiet = 0 if len(found) > had else quiet + 1
         # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
-        known = exact and changes and (not frame.free or _many(found))
+        known = exact and changes and (not frame.free or many_deeper(found))
         if number + 1 >= len(given) and quiet >= enough and not known:
             break
     if exact and frame.free and frame.d >= PARALLEL_COORDINATES:
@@ -195,11 +195,11 @@ def missing(probe: Probe, frame: Frame, found: LayerFound) -> bool:
     if beyond is None:
         return not len(found)
     boxed = probe.noise.exact and frame.within is not None
-    often = _many(found) or not probe.noise.exact
+    often = many_deeper(found) or not probe.noise.exact
     return bool(boxed and len(_beside(found, beyond))) or len(_moved(probe, frame, found, beyond, often)) > 0
 
 
-def _many(found: LayerFound) -> bool:
+def many_deeper(found: LayerFound) -> bool:
     """Whether critical points of deeper layers are so many that what moves before them often stays hidden."""
     return len(found.bent) > MANY_BENT_PER_NEURON * len(found)
 
@@ -227,7 +227,9 @@ def _moved(
     off = np.linalg.norm(frame.values(y) - frame.values(x), axis=1) / np.sqrt(frame.d)
     allowed = limit(probe.m) * (1 + EXPECTED_ERROR_PART * drift * off / np.sqrt(probe.m))
     # Behind many layers rounding differs from place to place; what a neuron moves is far more.
-    return np.asarray(x[np.sqrt((moved**2).mean(axis=1)) > allowed * (UNEVEN_ROUNDING_FACTOR if _many(found) else 1.0)])
+    return np.asarray(
+        x[np.sqrt((moved**2).mean(axis=1)) > allowed * (UNEVEN_ROUNDING_FACTOR if many_deeper(found) else 1.0)]
+    )
 
 
 def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> LayerFound:

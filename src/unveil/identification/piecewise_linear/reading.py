@@ -24,7 +24,7 @@ from unveil.identification.piecewise_linear.few_directions import MANY, PLENTY, 
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_answers import FAR_POINT_FACTOR
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
+from unveil.identification.piecewise_linear.layer import finished, layer_steps, many_deeper, missing
 from unveil.identification.piecewise_linear.many_layers import along_all, crowded
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -142,7 +142,7 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
     if not len(found):
         return state
     bounded = not frame.free and not (setup.exact and _last(found))
-    if not state.layers and (bounded or (setup.exact and crowded(found))):
+    if not state.layers and (bounded or (setup.exact and (crowded(found) or many_deeper(found)))):
         # Neurons of deeper layers look straight over much of a box, and of very many some do anywhere: only what is met
         # all over is kept.
         new = found.straight[np.arange(state.confirmed, len(found))]
