@@ -29,7 +29,7 @@ def as_numbers(value: object, what: str) -> Float[np.ndarray, "..."]:
         elif np.ma.is_masked(given):
             refused = "some are masked; leave these out, or fill them in"
         else:
-            return np.asarray(value, dtype=np.float64)
+            return np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise BadInput(f"{what} must be numbers: {error}") from error
     raise BadInput(f"{what} must be real numbers: {refused}")

@@ -38,7 +38,7 @@ HELD_OUT_ANSWERS, JUDGED = 1000, 1000
 # Left for a further check of a network in which every neuron is needed, and the largest share of what is left.
 CHECK_RESERVE, CHECK_RESERVE_SHARE = 2000, 0.2
 # Answers per parameter to begin with, and at most; never fewer or more at first than these.
-BEGIN, MOST_EACH, LEAST_BEGUN, MOST_BEGUN = 4.0, 20.0, 2000, 40_000
+BEGIN, MOST_PER_PARAMETER, FEWEST_TO_BEGIN, MOST_TO_BEGIN = 4.0, 20.0, 2000, 40_000
 ANSWERS_ADDED_SHARE = 0.4  # share of the answers that are there which a round adds
 # Students that leave so many times what the best one does are given up once everything is fitted; parameters up to
 # which there is more than one then.
@@ -48,7 +48,7 @@ PATIENCE_BEHIND = 4  # the same behind several layers, where a round is a small 
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
 # known, of this many neurons.
 SHAPES, BEHIND_ROWS = ((1.5,), (3.0, 1.5)), ((1.5,), (1.5, 1.0))
-UNKNOWN_WIDTHS, ADDED = (24, 64), 8
+UNKNOWN_WIDTHS, FREE_NEURONS = (24, 64), 8
 # The same behind so many layers and more that were read from exact answers, relative to their deviation: how many more
 # there are is not known, and what was read lacks neurons at most that hardly any input switches.
 SEVERAL_LAYERS, EXACT_NOISE = 3, 1e-9
@@ -165,7 +165,7 @@ class Fitting(Run):
                         one.again(self._slim(one.best, spare=True), REFIT_DAMPING, self.held) for one in students
                     ]
             # A few layers take few answers: more are asked once these are used up.
-            needed = max(answers_per_step(each.network, MOST_BEGUN, first) for each in students)
+            needed = max(answers_per_step(each.network, MOST_TO_BEGIN, first) for each in students)
             if len(self.told.x) < AMONG * needed:
                 more = int(min(ANSWERS_ADDED_SHARE * len(self.told.x), self._left()))
                 if more >= 1:
@@ -235,7 +235,7 @@ class Fitting(Run):
         read = known.network if known.network is not None and len(known.network.layers) > 1 else None
         if read is not None and self._well(read):
             return self._with_free(read)
-        layers, rows = widened(known, 0 if self.deep else ADDED, x, self.rng)
+        layers, rows = widened(known, 0 if self.deep else FREE_NEURONS, x, self.rng)
         for layer in layers:
             h = layer(h)
         # One that is far off may lack a layer, and then no fit mends it: it is kept only as the best so far.
@@ -258,7 +258,7 @@ class Fitting(Run):
     def _with_free(self, read: Network) -> list[Network]:
         """What was read; neurons that it lacks need not disturb those that it has: the others begin with some that send
         nothing on."""
-        return [read, *(with_free(read, ADDED, self.told.x, self.rng) for _ in range(self.method.students - 1))]
+        return [read, *(with_free(read, FREE_NEURONS, self.told.x, self.rng) for _ in range(self.method.students - 1))]
 
     def _trained(self, network: Network, first: int, steps: int, share: float, batch: int = BATCH) -> Network:
         """A network after stochastic gradients on the layers from `first` on, for a share of the work that is left at
@@ -283,27 +283,25 @@ class Fitting(Run):
         # Most of a layer of which rows were read is known: what lies behind it is the output, or one more.
         behind = BEHIND_ROWS if rows else SEVERAL_MORE if self.blind else SHAPES
         shapes: tuple[tuple[float, ...], ...] = SHAPES_BEHIND_SEVERAL if self.deep else behind
-        return [
-            (max(int(share * shape[0] * size) + ADDED, rows), *(int(share * each * size) + ADDED for each in shape[1:]))
-            for shape in shapes
-        ]
+        behind_each = [[int(share * one * size) + FREE_NEURONS for one in shape] for shape in shapes]
+        return [(max(first, rows), *others) for first, *others in behind_each]
 
     def _first_count(self) -> int:
         known = self.method.known
         if self.blind:
-            self.wanted = LEAST_BEGUN
+            self.wanted = FEWEST_TO_BEGIN
             return int(min(AT_FIRST * self._left(), AT_FIRST_LIMIT))
         last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN_WIDTHS[1])
         size = sum(layer.dense().size for layer in known.layers)
         size += (self.oracle.n if not known.layers else 0) * 3 * last + 8 * last**2
-        self.wanted = float(np.clip(BEGIN * size / self.oracle.m, LEAST_BEGUN, MOST_BEGUN))
+        self.wanted = float(np.clip(BEGIN * size / self.oracle.m, FEWEST_TO_BEGIN, MOST_TO_BEGIN))
         return int(min(self.wanted, self._left()))
 
     def _left(self) -> float:
         """Questions that may still be asked before the result is judged."""
         left = self.left(self.reserve)
         if self.best is not None:
-            most = max(MOST_EACH * parameters(self.best) / self.oracle.m, 10 * LEAST_BEGUN)
+            most = max(MOST_PER_PARAMETER * parameters(self.best) / self.oracle.m, 10 * FEWEST_TO_BEGIN)
             left = min(left, most - len(self.told.x))
         return max(0.0, left)
 
