@@ -101,12 +101,14 @@ def test_a_fit_stops_at_its_budget_and_says_so() -> None:
 def test_students_are_wider_than_what_is_expected_behind_what_is_known() -> None:
     oracle = uv.as_oracle(relu_net(random_weights((3, 4, 2), np.random.default_rng(3))), shape=3)
     run = Fitting(Surrogate(widths=(4, 2), factor=2.5, students=3), oracle, np.random.default_rng(4))
-    assert run._shapes(3, 0) == [(10, 5)] * 3
-    assert Fitting(Surrogate(widths=(3,), factor=1.5), oracle, np.random.default_rng(4))._shapes(3, 0)[0] == (5,)
+    assert run._shapes(3, 0, Known()) == [(10, 5)] * 3
+    assert Fitting(Surrogate(widths=(3,), factor=1.5), oracle, np.random.default_rng(4))._shapes(3, 0, Known())[0] == (
+        5,
+    )
     free = Fitting(Surrogate(), oracle, np.random.default_rng(4))
     # Where nothing is known, shares of 24 neurons at least, and 8 free ones; all rows that were read fit in.
-    assert free._shapes(3, 0) == [(44,), (80, 44)]
-    assert free._shapes(3, 100)[0] == (100,)
+    assert free._shapes(3, 0, Known()) == [(44,), (80, 44)]
+    assert free._shapes(3, 100, Known())[0] == (100,)
     held = oracle.sample(100, np.random.default_rng(5))
     free.held = free._asked(held)
     truth = Network.from_weights(random_weights((3, 4, 2), np.random.default_rng(3)))

@@ -279,7 +279,7 @@ class _Insatiable(Method):
 
 
 def test_a_reading_leaves_a_part_of_the_budget_for_a_fit() -> None:
-    for budget, left in ((100_000, 10_000), (39_000, 0), (200, 0)):
+    for budget, left in ((100_000, 30_000), (700_000, 200_000), (2_500_000, 250_000), (39_000, 0), (200, 0)):
         oracle = as_oracle(random_network(4, (3,), "relu", np.random.default_rng(0)), shape=4, budget=budget)
         found = _leaving_a_fit(_Insatiable(), oracle, np.random.default_rng(1))
         assert oracle.ledger.budget == budget

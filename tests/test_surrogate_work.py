@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import random_weights, relu_net
+from tests.helpers import assert_rate, random_weights, relu_net
 from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.surrogate import fitting
 from unveil.identification.surrogate.fitting import HELD_OUT_ANSWERS, JUDGED, Fitting
@@ -125,3 +125,21 @@ def test_a_copy_loses_no_neurons_where_answers_held_back_are_left_worse(
         monkeypatch.setattr(fitting, "slimmed", lambda *_, smaller=smaller: smaller)
         run.noise = noise
         assert (run._slim(near) is smaller) == taken
+
+
+@pytest.mark.slow
+def test_what_least_squares_get_nowhere_near_is_trained_and_nearer_than_before() -> None:
+    """Four hidden layers, of which nothing or a few false rows were read: a student of more layers comes near."""
+    nearer = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        weights = [(w * np.sqrt(2 / w.shape[1]), b) for w, b in random_weights((3, 24, 24, 24, 24, 3), rng, bias=0.3)]
+        rows = None if seed else (rng.standard_normal((10, 3)), rng.standard_normal(10))
+        oracle = uv.as_oracle(relu_net(weights, np.float32), 3, budget=30_000)
+        run = Fitting(uv.Surrogate(known=Known(rows=rows), work=3e11), oracle, rng)
+        found = run.run()
+        assert oracle.ledger.asked <= 30_000
+        assert run.work.done <= 3e11
+        assert found.network is not None
+        nearer.append(run.anew and len(found.network.layers) > 3)
+    assert_rate(nearer, 0.6)

@@ -34,17 +34,16 @@ from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
-from unveil.identification.surrogate.fitting import MEASURED_REMARK
+from unveil.identification.surrogate.fitting import AT_FIRST_LIMIT, MEASURED_REMARK
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
 # Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
-# nothing is held back where that is fewer questions than a fit is judged by.
-HELD_BACK, WORTH_A_FIT = 0.1, 4000
-# Questions that the reading of a piecewise-linear network takes at most where no budget is set, and so many more for
-# each input.
+# nothing where that is fewer questions than a fit is judged by, a larger one up to what a long training asks.
+HELD_BACK, HELD_BACK_TO_TRAIN, WORTH_A_FIT = 0.1, 0.3, 4000
+# Questions for the reading of a piecewise-linear network where no budget is set, and so many more for each input.
 READING, EACH_INPUT = 1_000_000, 5_000
 EQUALITY_INPUTS, EQUAL = 20, 4  # inputs whose answers are looked at for being equal, within so many roundings
 ANSWERED_SIZE = 4.0  # size of inputs that a network is read among where those further out have no answer
@@ -312,6 +311,7 @@ def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> 
     budget, held = ledger.budget, HELD_BACK * ledger.left
     if held < WORTH_A_FIT:
         return _tried(method, oracle, rng)
+    held = max(held, min(HELD_BACK_TO_TRAIN * ledger.left, AT_FIRST_LIMIT))
     ledger.budget = ledger.asked + reading_allowance(oracle) if budget is None else budget - int(held)
     try:
         found = _tried(method, oracle, rng)

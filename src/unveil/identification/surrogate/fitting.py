@@ -11,13 +11,15 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact, rounding, rows_for
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.output_layer import with_output
-from unveil.identification.fitting.robust import rms, trimmed_rms
+from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
-from unveil.identification.fitting.training import BATCH, FEWEST_BATCHES, free_network, train
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.as_read import COMPARED, kinds, worse_at
-from unveil.identification.surrogate.run import Run, Wanted, values_told, widened, with_free
+from unveil.identification.surrogate.beginning import Beginning
+from unveil.identification.surrogate.run import Wanted, values_told
+from unveil.identification.surrogate.shapes import (
+    UNKNOWN_WIDTHS,
+)
 from unveil.identification.surrogate.students import (
     AMONG,
     FEW_PARAMETERS,
@@ -29,7 +31,7 @@ from unveil.identification.surrogate.students import (
     planned,
     questions,
 )
-from unveil.identification.surrogate.work import of_gradient, of_trial
+from unveil.identification.surrogate.work import of_trial
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -45,28 +47,18 @@ ANSWERS_ADDED_SHARE = 0.4  # share of the answers that are there which a round a
 BEHIND_BEST_FACTOR, ONE_STUDENT_PARAMETERS = 3.0, 5000
 PATIENCE_ROUNDS, LEAST_ROUND_GAIN = 2, 1.15  # rounds in a row that gain less than this factor before it ends
 PATIENCE_BEHIND = 4  # the same behind several layers, where a round is a small one
-# Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
-# known, of this many neurons.
-SHAPES, BEHIND_ROWS = ((1.5,), (3.0, 1.5)), ((1.5,), (1.5, 1.0))
-UNKNOWN_WIDTHS, FREE_NEURONS = (24, 64), 8
-# The same behind so many layers and more that were read from exact answers, relative to their deviation: how many more
-# there are is not known, and what was read lacks neurons at most that hardly any input switches.
+# So many layers and more that were read from exact answers, relative to their deviation, lack neurons at most.
 SEVERAL_LAYERS, EXACT_NOISE = 3, 1e-9
-SHAPES_BEHIND_SEVERAL = ((1.0,), (1.0, 1.0), (1.0, 1.0, 1.0)) * 2
-# The same behind a single layer read from exact answers: several more lie behind, or it would have been read on.
-SEVERAL_MORE = ((2.0, 2.0, 2.0), (1.0, 1.0, 1.0, 1.0), (2.0, 2.0, 2.0, 2.0))
 TIED = 1e-3  # outputs that are no further apart than this share of their deviation count as tied
-WIDE_LAYER, WIDTH_SHARE = 128, 0.5  # from so many neurons on students are no wider than this share of them
-STUDENT_BATCHES = (3000, 300)  # batches of stochastic gradients at the start, and where least squares do not cost more
-# Where nothing is known behind a single layer least squares get nowhere before many of them: the best student is
-# trained on, in batches so many times as large; share of the questions asked at first, and how many at most.
-MANY_BATCHES, LARGER_BATCH_FACTOR, AT_FIRST, AT_FIRST_LIMIT = 30_000, 4, 0.9, 500_000
-# Share of the work that all students may be trained for, and of what that leaves that the best one is trained on for.
-TRAINED, TRAINED_ON = 0.5, 0.95
+# Where a student is to be trained long: share of the questions asked at first, how many at most (of ACAS Xu 60,000
+# answers are nearly as good as 400,000 for the work there is), and numbers that the inputs may hold (0.8 GB).
+AT_FIRST, AT_FIRST_LIMIT, AT_FIRST_NUMBERS = 0.9, 200_000, 1e8
+EPOCHS = 20  # how often a training looks at each answer at least
+# Share of the work for rounds of least squares that have not come near; the rest is for training.
+NOT_NEAR = 0.4
 LEAST_ERROR = 1e-12  # the least error that is worth a step, relative to the deviation of the answers
-# A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
-# that students begin with, and it is slimmed, by no fewer answers than these.
-WELL, FEWEST_TO_SLIM = 0.01, 5000
+# Answers by which a network that is nearly right is slimmed at least.
+FEWEST_TO_SLIM = 5000
 NOTHING_LOST = 1.1  # by what factor errors may grow when it loses spare neurons, also on answers it was not fitted to
 ALLOWED_NOISE_FACTOR = 2.0  # or to so many times the answers' noise
 TO_TELL = 8  # answers by which it is told whether all neurons are needed, for each of a layer and each input to it
@@ -78,18 +70,15 @@ STANDS = 0.1  # largest root mean square error of what stands for the model, rel
 MEASURED_REMARK = "How far off it is was measured; its weights say nothing where they were not read."
 
 
-class Fitting(Run):
+class Fitting(Beginning):
     """One run on values."""
 
     judged = JUDGED
 
     def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         super().__init__(method, oracle, rng)
-        nothing = np.empty((0, oracle.m))
-        self.told = self.held = Told(np.empty((0, oracle.n)), nothing, nothing)
         self.usual: np.ndarray | None = None
-        self.best = method.known.network
-        self.noise, self.deep, self.blind, self.apart = 0.0, False, False, 0.0
+        self.noise, self.apart = 0.0, 0.0
         self.reserve = min(CHECK_RESERVE + (self.best is not None) * COMPARED, CHECK_RESERVE_SHARE * oracle.ledger.left)
         self.wanted = 0.0  # answers that a fit begins with where the budget allows it
 
@@ -110,6 +99,11 @@ class Fitting(Run):
                 if self.deep and self.best is not None and not self._well(self.best):
                     # What was read lacks a neuron: the others cannot do its work, but free ones beside them may.
                     self.deep = False
+                    self._fit()
+                if self._lacks_layers():
+                    self.blind = self.anew = True
+                    if self.usual is None:
+                        self.told, self.held = (Told(x, y, self._counts(y)) for x, y, *_ in (self.told, self.held))
                     self._fit()
         except BudgetExceeded:
             self.why.append("The budget ended before the fit did.")
@@ -151,7 +145,7 @@ class Fitting(Run):
             self.stats["rounds"] = turn + 1
             best = min(each.error for each in students)
             waited = waited + 1 if best * LEAST_ROUND_GAIN > had else 0
-            if best <= 1.2 * self.noise:
+            if best <= 1.2 * self.noise or (self.work.done > NOT_NEAR * self.work.most and self._lacks_layers()):
                 break
             if waited >= patience and first == least:
                 break
@@ -229,68 +223,22 @@ class Fitting(Run):
         allowed = max(NOTHING_LOST * before, ALLOWED_NOISE_FACTOR * self.noise)
         return smaller if trimmed_rms(smaller, *self.held) <= allowed else network
 
-    def _begun(self) -> list[Network]:
-        """Students of several shapes after a short training, the best ones of them."""
-        known, x, h, y = self.method.known, self.told.x, self.told.x, self.told.y
-        read = known.network if known.network is not None and len(known.network.layers) > 1 else None
-        if read is not None and self._well(read):
-            return self._with_free(read)
-        layers, rows = widened(known, 0 if self.deep else FREE_NEURONS, x, self.rng)
-        for layer in layers:
-            h = layer(h)
-        # One that is far off may lack a layer, and then no fit mends it: it is kept only as the best so far.
-        begun, shapes = list[Network](), self._shapes(h.shape[1], 0 if rows is None else len(rows[0]))
-        for i, widths in enumerate(shapes):
-            network = free_network(layers, rows, widths, x, self.oracle.m, self.rng, self.method.activation)
-            network = Network(with_output(network.layers[:-1], x, y).layers, self.oracle.shape)
-            tail = Network(network.layers[len(layers) :])
-            steps = STUDENT_BATCHES[parameters(tail) <= FEW_PARAMETERS]
-            trial = self._trained(network, len(layers), steps, TRAINED / (len(shapes) - i))
-            # Where most of what lies behind was read too, a short training is a step back.
-            begun.append(min(network, trial, key=lambda each: rms(each, *self.held[:3])))
-        begun.sort(key=lambda network: rms(network, *self.held[:3]))
-        if read is not None and rms(read, *self.held[:3]) < rms(begun[0], *self.held[:3]):
-            return self._with_free(read)
-        if self.blind:
-            return [self._trained(begun[0], len(layers), MANY_BATCHES, TRAINED_ON, LARGER_BATCH_FACTOR * BATCH)]
-        return begun[: max(self.method.students, len(SHAPES_BEHIND_SEVERAL) * self.deep)]
-
-    def _with_free(self, read: Network) -> list[Network]:
-        """What was read; neurons that it lacks need not disturb those that it has: the others begin with some that send
-        nothing on."""
-        return [read, *(with_free(read, FREE_NEURONS, self.told.x, self.rng) for _ in range(self.method.students - 1))]
-
-    def _trained(self, network: Network, first: int, steps: int, share: float, batch: int = BATCH) -> Network:
-        """A network after stochastic gradients on the layers from `first` on, for a share of the work that is left at
-        most. `steps`: batches at most. `batch`: answers in each."""
-        each = batch * of_gradient(Network(network.layers[first:]))
-        steps = self.work.times(each, steps, share)
-        if steps < FEWEST_BATCHES:
-            return network
-        self.work.done += steps * each
-        x, y, counts, _ = self.told
-        return train(network, x, y, self.rng, first=first, steps=steps, counts=counts, batch=batch)
-
-    def _shapes(self, last: int, rows: int) -> list[tuple[int, ...]]:
-        """Hidden widths behind the layers that are known, one per student or more."""
-        if self.method.widths is not None:
-            rest = self.method.widths[len(self.method.known.layers) :]
-            wide = tuple(max(1, int(np.ceil(self.method.factor * width))) for width in rest)
-            return [wide] * self.method.students
-        known = bool(self.method.known.layers)
-        size = last if known else int(np.clip(last, *UNKNOWN_WIDTHS))
-        share = 1.0 if size < WIDE_LAYER else WIDTH_SHARE
-        # Most of a layer of which rows were read is known: what lies behind it is the output, or one more.
-        behind = BEHIND_ROWS if rows else SEVERAL_MORE if self.blind else SHAPES
-        shapes: tuple[tuple[float, ...], ...] = SHAPES_BEHIND_SEVERAL if self.deep else behind
-        behind_each = [[int(share * one * size) + FREE_NEURONS for one in shape] for shape in shapes]
-        return [(max(first, rows), *others) for first, *others in behind_each]
+    def _lacks_layers(self) -> bool:
+        """Whether least squares have not come near, as what was read lacks layers: stochastic gradients may."""
+        if self.blind or self.deep or self.best is None or self._well(self.best):
+            return False
+        # The normal equations of few parameters say all there is to say about widths that were given.
+        if self.method.widths is not None and parameters(self.best) <= FEW_PARAMETERS:
+            return False
+        return trimmed_rms(self.best, *self.held) > ALLOWED_NOISE_FACTOR * self.noise
 
     def _first_count(self) -> int:
         known = self.method.known
         if self.blind:
             self.wanted = FEWEST_TO_BEGIN
-            return int(min(AT_FIRST * self._left(), AT_FIRST_LIMIT))
+            # No more than the work lets a student look at often enough.
+            seen = max(FEWEST_TO_BEGIN, self.work.times(EPOCHS * self._gradient(), AT_FIRST_LIMIT))
+            return int(min(AT_FIRST * self._left(), seen, AT_FIRST_NUMBERS / self.oracle.n))
         last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN_WIDTHS[1])
         size = sum(layer.dense().size for layer in known.layers)
         size += (self.oracle.n if not known.layers else 0) * 3 * last + 8 * last**2
@@ -300,7 +248,7 @@ class Fitting(Run):
     def _left(self) -> float:
         """Questions that may still be asked before the result is judged."""
         left = self.left(self.reserve)
-        if self.best is not None:
+        if self.best is not None and not self.blind:
             most = max(MOST_PER_PARAMETER * parameters(self.best) / self.oracle.m, 10 * FEWEST_TO_BEGIN)
             left = min(left, most - len(self.told.x))
         return max(0.0, left)
@@ -332,15 +280,14 @@ class Fitting(Run):
 
     def _counts(self, y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N m"]:
         """What errors of exact answers are multiplied by: where outputs nearly tie, less of one changes the label."""
-        if y.shape[1] == 1 or self.oracle.ordered or not len(y) or self.noise >= EXACT_NOISE * y.std():
+        # A fit that gets down to the rounding counts answers by that; training does not get there.
+        fine = TIED if self.anew else EXACT_NOISE
+        if y.shape[1] == 1 or self.oracle.ordered or not len(y) or self.noise >= fine * y.std():
             return np.ones_like(y)
         apart = np.ptp(y, axis=1)
         self.apart = self.apart or float(1 / np.mean(1 / (apart + TIED * y.std())))
         counts = np.sqrt(self.apart / (apart + TIED * y.std()))
         return np.repeat(counts[:, None], y.shape[1], axis=1)
-
-    def _spread(self) -> float:
-        return float((self.held.y - self.held.y.mean(axis=0)).std()) or 1.0
 
     def _keep(self, students: Sequence[Student]) -> None:
         """Hold on to the best network so far."""
@@ -357,12 +304,6 @@ class Fitting(Run):
         if kind := worse_at(self.best, read, self.held, self._asked, inputs):
             self.best = read
             self.why.append(f"What was read is nearer to the answers at {kind}, all taken together, than the fit.")
-
-    def _well(self, network: Network) -> bool:
-        """Whether a network is so near that what it lacks is a neuron or some digits, not a layer."""
-        _, y, counts, _ = self.held
-        spread = float(np.sqrt(((counts * (y - y.mean(axis=0))) ** 2).mean())) or 1.0
-        return trimmed_rms(network, *self.held) <= WELL * spread
 
     def _right(self) -> bool:
         """Whether what is known is right nearly everywhere: a fit would spread what is wrong over all of it."""

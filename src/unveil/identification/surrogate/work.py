@@ -21,7 +21,12 @@ def of_product(network: Network) -> float:
 
 def of_gradient(network: Network) -> float:
     """Numbers multiplied per answer by one gradient of all weights of a network."""
-    return GRADIENT * parameters(network) + GRADIENT_PER_NEURON * sum(network.widths)
+    return of_gradient_of(parameters(network), sum(network.widths))
+
+
+def of_gradient_of(weights: int, neurons: int) -> float:
+    """The same, told by how many weights and neurons there are."""
+    return GRADIENT * weights + GRADIENT_PER_NEURON * neurons
 
 
 def of_trial(network: Network, answers: int) -> float:
