@@ -88,7 +88,7 @@ def straight_pieces(
     y: Float[np.ndarray, "A m"],
     sigma: Float[np.ndarray, "A m"],
     parts: list[Int[np.ndarray, " K"]],
-) -> tuple[Lines, Float[np.ndarray, "P m"]]:
+) -> tuple[Lines, Float[np.ndarray, " P"]]:
     """`straight` for pieces of any sizes at once; every part names its answers.
 
     Returns:
