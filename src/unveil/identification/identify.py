@@ -41,7 +41,7 @@ from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
 # Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
-# nothing where that is fewer questions than a fit is judged by, a larger one up to what a long training asks.
+# none where that is fewer questions than a fit is judged by; the larger one as far as a long training asks them.
 HELD_BACK, HELD_BACK_TO_TRAIN, WORTH_A_FIT = 0.1, 0.3, 4000
 # Questions for the reading of a piecewise-linear network where no budget is set, and so many more for each input.
 READING, EACH_INPUT = 1_000_000, 5_000

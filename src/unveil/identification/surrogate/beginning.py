@@ -17,6 +17,7 @@ from unveil.identification.surrogate.shapes import (
     BEHIND_SEVERAL,
     FREE_NEURONS,
     SEVERAL_MORE,
+    UNKNOWN_WIDTHS,
     USUAL_SHAPES,
     shapes,
 )
@@ -107,9 +108,14 @@ class Beginning(Run):
             rest = self.method.widths[len(known.layers) :]
             wide = tuple(max(1, int(np.ceil(self.method.factor * width))) for width in rest)
             return [wide] * self.method.students
+        if self.deep:
+            return shapes(BEHIND_SEVERAL, last, rows)
+        least, most = UNKNOWN_WIDTHS
+        if self.blind:  # few inputs say nothing about how many neurons a deep network has
+            return shapes(SEVERAL_MORE, last if known.layers else most, rows)
         # Most of a layer of which rows were read is known: what lies behind it is the output, or one more.
-        behind = SEVERAL_MORE if self.blind else BEHIND_ROWS if rows else USUAL_SHAPES
-        return shapes(BEHIND_SEVERAL if self.deep else behind, last, rows, known=bool(known.layers))
+        size = last if known.layers else int(np.clip(last, least, most))
+        return shapes(BEHIND_ROWS if rows else USUAL_SHAPES, size, rows)
 
     def _well(self, network: Network) -> bool:
         """Whether a network is so near that what it lacks is a neuron or some digits, not a layer."""

@@ -17,9 +17,7 @@ from unveil.identification.method import Identification
 from unveil.identification.surrogate.as_read import COMPARED, kinds, worse_at
 from unveil.identification.surrogate.beginning import Beginning
 from unveil.identification.surrogate.run import Wanted, values_told
-from unveil.identification.surrogate.shapes import (
-    UNKNOWN_WIDTHS,
-)
+from unveil.identification.surrogate.shapes import UNKNOWN_WIDTHS
 from unveil.identification.surrogate.students import (
     AMONG,
     FEW_PARAMETERS,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
 # known, of this many neurons.
 USUAL_SHAPES, BEHIND_ROWS = ((1.5,), (3.0, 1.5)), ((1.5,), (1.5, 1.0))
@@ -19,13 +17,9 @@ SEVERAL_MORE = ((2.0, 2.0, 2.0), (1.0, 1.0, 1.0, 1.0), (2.0, 2.0, 2.0, 2.0))
 WIDE_LAYER, WIDTH_SHARE = 128, 0.5  # from so many neurons on students are no wider than this share of them
 
 
-def shapes(each: Sequence[Sequence[float]], last: int, rows: int, *, known: bool) -> list[tuple[int, ...]]:
-    """Hidden widths behind what is known, one tuple per student. `each`: shares of the last width. `last`: that width,
-    or inputs. `rows`: rows of the next layer that a student begins with. `known`: whether a layer was read."""
-    least, most = UNKNOWN_WIDTHS
-    if each is SEVERAL_MORE:  # few inputs say nothing about how many neurons a deep network has
-        least = most
-    size = last if known else int(np.clip(last, least, most))
+def shapes(each: Sequence[Sequence[float]], size: int, rows: int) -> list[tuple[int, ...]]:
+    """Hidden widths behind what is known, one tuple per student. `each`: shares of `size`, the width of the last layer
+    that was read or a guess. `rows`: rows of the next layer that a student begins with."""
     share = 1.0 if size < WIDE_LAYER else WIDTH_SHARE
     widths = [[int(share * one * size) + FREE_NEURONS for one in shape] for shape in each]
     return [(max(first, rows), *others) for first, *others in widths]
