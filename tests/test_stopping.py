@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -13,23 +14,72 @@ from tests.helpers import random_weights, relu_net
 from unveil.blackbox.ledger import Ledger
 from unveil.cli.stopping import stopping
 from unveil.identification.identify import reading_allowance
+from unveil.outcome import Stopped
 
 
 def test_an_interruption_ends_a_stage_and_the_third_one_everything() -> None:
     ledger, said = Ledger(), list[str]()
     before = signal.getsignal(signal.SIGINT)
     with stopping(ledger, None, said.append):
-        for asked in (1, 2):
+        ledger.charge(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(uv.BudgetExceeded):
             ledger.charge(1)
+        ledger.budget = None
+        ledger.charge(1)
+        with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGINT)
-            with pytest.raises(uv.BudgetExceeded):
-                ledger.charge(1)
-            assert ledger.asked == asked
-            ledger.budget = None
+        ledger.budget = None
+        with pytest.raises(uv.BudgetExceeded):
+            ledger.charge(1)
+        assert ledger.asked == 2
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert len(said) == 2
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_end_of_the_time_ends_a_loop_that_asks_nothing() -> None:
+    ledger, began = Ledger(), time.monotonic()
+    alarm, said = signal.getsignal(signal.SIGALRM), list[str]()
+
+    def busy() -> None:
+        with stopping(ledger, 0.2, said.append):
+            while time.monotonic() - began < 20:
+                pass
+
+    with pytest.raises(Stopped):
+        busy()
+    assert time.monotonic() - began < 5
+    assert ledger.left == 0
+    assert len(said) == 2
+    assert signal.getsignal(signal.SIGALRM) is alarm
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_time_is_kept_where_rounding_inside_makes_steps_everywhere() -> None:
+    # In float16 inside and float32 outside: nothing is straight, and a reading and its fit take minutes.
+    half = [
+        (w.astype(np.float16), b.astype(np.float16))
+        for w, b in random_weights((10, 16, 8, 1), np.random.default_rng(1), bias=0.3)
+    ]
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        h = x.astype(np.float16)
+        for i, (w, b) in enumerate(half):
+            h = (h @ w.T + b).astype(np.float16)
+            h = np.maximum(h, 0) if i < 2 else h
+        return h.astype(np.float32)
+
+    oracle, began = uv.as_oracle(answer, 10), time.monotonic()
+    with stopping(oracle.ledger, 4, lambda _: None):
+        found = uv.identify(oracle, rng=0)
+    assert time.monotonic() - began < 4 + 6
+    assert found.outcome is not uv.Outcome.complete
+    assert oracle.ledger.stopped
+    told = " ".join(found.why)
+    assert "inf" not in told.split()
+    assert np.isfinite(found.residual) or "off it is was measured" not in told
 
 
 def test_what_was_read_until_a_stop_is_fitted() -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "Outcome",
     "SourceError",
     "StepAnswers",
+    "Stopped",
     "StoreError",
     "UnsteadyAnswers",
     "UnveilError",
@@ -136,6 +137,10 @@ class BudgetExceeded(UnveilError):
         ...     print(ledger.asked)  # not one of them was asked
         0
     """
+
+
+class Stopped(BudgetExceeded):
+    """Whoever waits lets nothing more be done. Raised wherever the work is, so that no loop goes on without asking."""
 
 
 class StoreError(UnveilError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unveil.outcome import BadInput, BudgetExceeded
+from unveil.outcome import BadInput, BudgetExceeded, Stopped
 
 
 @dataclass
@@ -18,6 +18,8 @@ class Ledger:
         asked: Queries the method asked. Deterministic: the same seed asks the same number, whatever is stored.
         sent: Queries that went out to the model: `asked` less stored answers, plus retries.
         missing: Queries that were asked and answered with NaN or infinity.
+        stopped: Why whoever waits let no more be asked of a stage, or of all; empty where nobody did.
+        closed: Whether nothing more may be asked at all, whatever the budget.
 
     Examples:
         >>> ledger = uv.Ledger(budget=10)
@@ -30,6 +32,8 @@ class Ledger:
     asked: int = 0
     sent: int = 0
     missing: int = 0
+    stopped: str = ""
+    closed: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 0:
@@ -38,7 +42,14 @@ class Ledger:
     @property
     def left(self) -> float:
         """Queries that may still be asked (infinite without a budget)."""
+        if self.closed:
+            return 0
         return np.inf if self.budget is None else self.budget - self.asked
+
+    def stop(self, why: str, *, close: bool = False) -> None:
+        """Let no more be asked in this stage, or, with `close`, at all. A stage that ends gives back to the next one
+        what it was not allowed."""
+        self.stopped, self.budget, self.closed = why, self.asked, self.closed or close
 
     def charge(self, queries: int) -> None:
         """Charge a batch before it is asked.
@@ -46,6 +57,8 @@ class Ledger:
         Raises:
             BudgetExceeded: The batch would cross the budget. Nothing is charged.
         """
+        if self.closed and queries:
+            raise Stopped(f"nothing more is asked: {self.stopped}")
         if queries > self.left:
             raise BudgetExceeded(
                 f"a batch of {queries:,} queries would cross the budget of {self.budget:,} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from unveil.cli.stopping import stopping
 from unveil.identification.methods import METHODS, method_named
 
 if TYPE_CHECKING:
+    from unveil.identification.method import Identification
     from unveil.outcome import Outcome
     from unveil.whitebox.network import Network
 
@@ -48,7 +50,7 @@ def identify(
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=0, help="End the reading after so long, as Ctrl-C does; what was read is fitted.", show_default=False
+            min=0, help="End after so long; the last 30 % are for the fit of what was read.", show_default=False
         ),
     ] = None,
     force: Force = False,
@@ -65,7 +67,8 @@ def identify(
     from unveil.identification.from_labels.hard_labels import HardLabels
     from unveil.identification.identify import identify as find
     from unveil.identification.identify import reading_allowance
-    from unveil.outcome import BadInput
+    from unveil.identification.method import Identification
+    from unveil.outcome import BadInput, Outcome, Stopped
     from unveil.whitebox.formats import save
 
     if method != "auto" and method not in METHODS:
@@ -93,14 +96,16 @@ def identify(
             "20 more for each number of one that is fitted (--budget)."
         )
     with common.watching(oracle, "Reading the weights", expected), stopping(oracle.ledger, seconds, common.note):
-        found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes, x=points)
-    lines = [found.outcome.value, *(f"- {reason}" for reason in found.why)]
+        try:
+            found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes, x=points)
+        except Stopped:
+            nothing = ("It was stopped before it had anything to tell.",)
+            found = Identification(None, Outcome.budget_ended, oracle.ledger.asked, math.inf, "none", nothing)
+    stopped = oracle.ledger.stopped
+    why = (*found.why, *([f"It was stopped: {stopped}."] if stopped else []))
+    lines = [found.outcome.value, *(f"- {reason}" for reason in why)]
     if found.network is not None:
-        off = "largest error on fresh inputs" if found.labels is None else "share of fresh inputs with another label"
-        lines.append(
-            f"{found.method}: {_what(found.network, found.outcome)}, "
-            f"{off} {found.residual:.2g}, {found.queries:,} queries"
-        )
+        lines.append(_told(found, found.network))
         if out is not None:
             network = found.classifier()
             keep(out, lambda path: save(network, path))
@@ -112,11 +117,18 @@ def identify(
         "sent": oracle.ledger.sent,
         "residual": found.residual,
         "widths": None if found.network is None else [layer.neurons for layer in found.network.layers],
-        "why": list(found.why),
+        "why": list(why),
         "stats": dict(found.stats),
     }
     common.tell(figures, *lines)
     common.end(found.outcome)
+
+
+def _told(found: Identification, network: Network) -> str:
+    """What was found, and how far off it is."""
+    off = "largest error on fresh inputs" if found.labels is None else "share of fresh inputs with another label"
+    error = f"{found.residual:.2g}" if math.isfinite(found.residual) else "not measured"
+    return f"{found.method}: {_what(network, found.outcome)}, {off} {error}, {found.queries:,} queries"
 
 
 def _what(network: Network, outcome: Outcome) -> str:

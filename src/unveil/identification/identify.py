@@ -36,7 +36,7 @@ from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.surrogate.fitting import AT_FIRST_LIMIT, MEASURED_REMARK
 from unveil.identification.surrogate.surrogate import Surrogate
-from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError
+from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, Stopped, UnveilError
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
@@ -114,11 +114,9 @@ def identify(
     unit = in_own_units(oracle, x) if method is None else None
     if unit is None:
         found = _where_defined(oracle, x, read)
-        return (
-            found
-            if x is not None or oracle.answers == "labels"
-            else in_shown_units(found, oracle, read, settled_in_units, rng)
-        )
+        if x is not None or oracle.answers == "labels":
+            return found
+        return in_shown_units(found, oracle, read, settled_in_units, rng)
     found = of_inputs(identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit)), unit)
     if found.outcome is not Outcome.check_failed or oracle.within is not None:
         return found
@@ -175,13 +173,12 @@ def _identified(
     best: Identification | None = None
     for each in methods:
         found = _read(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
-        if best is None or found.residual < best.residual or best.network is None:
-            best = found
+        best = found if best is None or found.residual < best.residual or best.network is None else best
         # Who has the kernels of a convolution would pay for each of its thousands of neurons to go on.
         ended = (Outcome.complete, Outcome.budget_ended, Outcome.answers_in_steps)
         if found.outcome in ended or found.kernels is not None:
             break
-        why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
+        why.append(f"{found.method} ended with {found.error_told}")
     assert best is not None
     if best.kernels is None and best.method == "critical points":
         best = _with_a_fit(best, oracle, rng, x)
@@ -244,8 +241,7 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
     Where `widths` were given and others found, it says so: a reading goes by the answers. Queries: `4`, those of
     `Oracle.unchanged`, and those of `_of_constant`.
     """
-    before = oracle.ledger.asked
-    changed = oracle.unchanged() is False
+    before, changed = oracle.ledger.asked, oracle.unchanged() is False
     stats = dict(found.stats)
     if "stages" in stats:
         stats["stages"] = {**stats["stages"], "known questions": oracle.ledger.asked - before}
@@ -319,11 +315,10 @@ def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> 
         ledger.budget = budget
     if found.outcome is not Outcome.budget_ended:
         return found
-    text = (
-        "No more is asked for a reading without a budget; with a larger budget= it may read on."
-        if budget is None
-        else f"{int(held):,} questions were kept back to fit what was not read; a larger budget= may read it."
-    )
+    text = f"The reading was stopped: {ledger.stopped}."
+    if not ledger.stopped:
+        kept = "No more is asked for a reading" if budget is None else f"{held:,.0f} questions were kept back for a fit"
+        text = f"{kept}; a larger budget= may read on."
     return dataclasses.replace(found, why=(*found.why, text))
 
 
@@ -350,6 +345,9 @@ def _tried(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identifi
         # Trials that are far off overflow: they are judged by what they explain, and a warning would tell nobody of it.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return method(oracle, rng=rng)
+    except Stopped:
+        why = "It was stopped before it had anything to tell."
+        return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", (why,))
     except (UnveilError, ArithmeticError, IndexError, ValueError) as error:  # LinAlgError is a ValueError
         # What a caller gave is refused before anything is asked; a bad argument afterwards is the method's own.
         if isinstance(error, UnveilError) and not (isinstance(error, BadInput) and oracle.ledger.asked > start):

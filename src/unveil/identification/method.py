@@ -61,6 +61,11 @@ class Identification:
     labels: tuple[int, ...] | None = None
     kernels: Kernels | None = None
 
+    @property
+    def error_told(self) -> str:
+        """The residual in words, also where nothing was held against fresh points."""
+        return f"a held-out error of {self.residual:.2g}" if np.isfinite(self.residual) else "nothing that was checked"
+
     def check(self, oracle: Oracle, *, rng: Randomness, points: int = 1000) -> float:
         """The residual again, on other fresh points: of the answers as they were asked, or of all m probabilities.
 

@@ -30,7 +30,7 @@ from unveil.identification.surrogate.students import (
     questions,
 )
 from unveil.identification.surrogate.work import of_trial
-from unveil.outcome import BudgetExceeded, Outcome
+from unveil.outcome import BudgetExceeded, Outcome, Stopped
 from unveil.whitebox.network import Network
 
 # Answers that no student is fitted to, of which the best is told; answers that the result is judged by.
@@ -66,6 +66,7 @@ REFIT_DAMPING = 1e-5  # damping of a network that was fitted and lost neurons
 RIGHT, MOSTLY = 1e-6, 0.9
 STANDS = 0.1  # largest root mean square error of what stands for the model, relative to the answers' deviation
 MEASURED_REMARK = "How far off it is was measured; its weights say nothing where they were not read."
+UNMEASURED_REMARK = "How far off it is was not measured."
 
 
 class Fitting(Beginning):
@@ -103,8 +104,9 @@ class Fitting(Beginning):
                     if self.usual is None:
                         self.told, self.held = (Told(x, y, self._counts(y)) for x, y, *_ in (self.told, self.held))
                     self._fit()
-        except BudgetExceeded:
-            self.why.append("The budget ended before the fit did.")
+        except BudgetExceeded as ended:
+            stopped = isinstance(ended, Stopped)
+            self.why.append("The fit was stopped." if stopped else "The budget ended before the fit did.")
             self.wanted = np.inf
         self._as_read()
         return self._judged()
@@ -332,6 +334,7 @@ class Fitting(Beginning):
             outcome = Outcome.budget_ended
         self.stats["neurons"] = apart = self.method.known.told_apart(network)
         told = "; ".join(f"layer {i}: {one['read']} read, {one['fitted']} fitted" for i, one in enumerate(apart))
+        remark = MEASURED_REMARK if np.isfinite(error) else UNMEASURED_REMARK
         if count := len(self.told.x):
-            self.why.append(f"A network was fitted to {count:,} answers ({told}). {MEASURED_REMARK}")
+            self.why.append(f"A network was fitted to {count:,} answers ({told}). {remark}")
         return self.end(outcome, error)

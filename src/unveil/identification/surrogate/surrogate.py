@@ -203,5 +203,6 @@ class LabelFitting(Run):
                 outcome = Outcome.check_failed
         except BudgetExceeded:
             outcome = Outcome.budget_ended
-        self.why.append(f"A network was trained on {len(self.x):,} labels: how often it is right is known, no weight.")
+        known = "known, no weight" if np.isfinite(error) else "not known, and no weight"
+        self.why.append(f"A network was trained on {len(self.x):,} labels: how often it is right is {known}.")
         return self.end(outcome, error)
