@@ -10,6 +10,7 @@ from tests.helpers import random_weights
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.detect import curved, piecewise_linear
 from unveil.testing import known_model
+from unveil.whitebox.activation import activation
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -77,3 +78,22 @@ def test_rows_that_bend_are_those_of_curves_only_where_bends_grow_as_those_of_cu
     asked = oracle.ledger.asked
     assert not curved(oracle, straight, rng)
     assert oracle.ledger.asked == asked
+
+
+def test_straight_pieces_are_told_where_a_network_computes_in_half_precision() -> None:
+    right = {"relu": 0, "gelu": 0}
+    for seed in range(40):
+        kind, sizes = ("relu", "gelu")[seed % 2], ([20, 16, 8, 3], [64, 32, 16, 10])[seed % 4 // 2]
+        layers = random_weights(sizes, np.random.default_rng([7, seed]))
+        value = activation(kind).value
+
+        def answer(x: np.ndarray, layers=layers, value=value) -> np.ndarray:  # type: ignore[no-untyped-def]
+            h = x.astype(np.float16)
+            for i, (w, b) in enumerate(layers):
+                h = (h.astype(np.float32) @ w.T.astype(np.float16).astype(np.float32) + b).astype(np.float16)
+                h = value(h.astype(np.float64)).astype(np.float16) if i < len(layers) - 1 else h
+            return h.astype(np.float32)
+
+        oracle = uv.as_oracle(answer, sizes[0])
+        right[kind] += piecewise_linear(oracle, np.random.default_rng(seed)) == (kind == "relu")
+    assert min(right.values()) >= 17

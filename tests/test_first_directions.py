@@ -13,7 +13,7 @@ from unveil.identification.smooth.frequencies import Frequencies, _filled
 from unveil.identification.smooth.inner_network import _firsts, _starts, inner_network
 from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers
-from unveil.identification.smooth.second_layer import base_points, block_size, glue
+from unveil.identification.smooth.second_layer import base_points, block_size, glue, search_outer
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Network
@@ -179,3 +179,14 @@ def test_methods_say_what_they_do_not_read() -> None:
     assert peeled.network is None
     # What comes to rest far out has no breakpoints there.
     assert Rectifiers("softplus", attempts=1)(oracle, rng=rng).network is None
+
+
+def test_random_starts_end_where_their_work_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    layer = FirstLayer(rng.standard_normal((4, 4)), rng.standard_normal(4), ACTIVATIONS["tanh"], 3.0)
+    x = rng.standard_normal((80, 4))
+    answers = rng.standard_normal((80, 1))  # of no network: no width explains them
+    wide = search_outer(layer, x, answers, ACTIVATIONS["tanh"], None, 0.0, rng=rng, starts=1)
+    monkeypatch.setattr("unveil.identification.smooth.second_layer.SEARCH_WORK", 0.0)
+    fit = search_outer(layer, x, answers, ACTIVATIONS["tanh"], None, 0.0, rng=rng, starts=1)
+    assert fit.network.widths[1] == 1 < wide.network.widths[1]

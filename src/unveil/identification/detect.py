@@ -33,6 +33,9 @@ CHORDS, CHORD_SHORTEST, CHORD_LONGEST, CHORD_POINTS, CHORD_WINDOWS = 12, 0.1, 4.
 BENDS, HALVES, COUNTED, CURVED = 4.0, 3.0, 20, 0.12
 # Quanta of the rounding by which answers must move from one point to the next, so that errors are independent.
 MOVES = 3.0
+# Rounding, relative to the answers, above which bends are seen over such long steps only that many breakpoints lie
+# within: what looks like a curve there is told by the chords alone.
+LONG_STEPS_ROUNDING = 1e-4
 # A chord that is so long, squared, in units of the rounding, would have shown a curve of any strength to speak of.
 CHORD_SQUARE_ENOUGH = 1e8
 
@@ -49,13 +52,18 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
 
     Where the answers are coarse a mixture of breakpoints and curves, such as ReLU before tanh, bends by breakpoints
     before it bends by curves. So chords about as long as breakpoints are apart are looked at, too: see `_chords_bend`.
+    Where they are as coarse as half precision's, many breakpoints lie within the shortest step that shows a bend, and
+    chords tell alone.
 
     Queries: `CURVE_PLACES (1 + 2 s)` for s steps, the shortest included: 2 to 7 mostly; up to three times as many where
-    few places bend. Of coarse answers that look straight `CHORDS CHORD_POINTS` more.
+    few places bend. Of coarse answers `CHORDS CHORD_POINTS` more, but where a curve was told.
     """
     look = _Look(oracle, rng)
     told, many = _looked(look)
     if not told and not many:
+        bend = _chords_bend(look, rng) if look.unit * oracle.resolution > LONG_STEPS_ROUNDING else None
+        if bend is not None:
+            return not bend
         told = all(_looked(_Look(oracle, rng))[0] for _ in range(OVERRULING_LOOKS))
     return told and not _chords_bend(look, rng)
 
@@ -115,7 +123,7 @@ def _shorter_too(look: _Look, step: float, bend: Float[np.ndarray, " P"], longer
     return not told.any() or bool(_alike(look.at(step / CURVE_STEP_RATIO), bend)[told].mean() >= GROWING_PLACES_SHARE)
 
 
-def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
+def _chords_bend(look: _Look, rng: np.random.Generator) -> bool | None:
     """Whether chords without a breakpoint bend where they are long, though their halves are straight to the answers'
     errors.
 
@@ -125,7 +133,7 @@ def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
     """
     oracle = look.oracle
     if look.clear(look.apart):
-        return False
+        return None
     x, away = _places(oracle, CHORDS, rng)
     away *= np.minimum(look.apart * np.geomspace(CHORD_SHORTEST, CHORD_LONGEST, CHORDS), 2 * CURVE_LONGEST_STEP)[
         :, None
@@ -148,7 +156,7 @@ def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
             seen = moves & (within < HALVES).all(axis=0)
             straight, bent = straight + int(seen.sum()), bent + int((seen & (bend > BENDS)).sum())
         halves = bend
-    return straight >= COUNTED and bent > CURVED * straight
+    return bent > CURVED * straight if straight >= COUNTED else None
 
 
 def _bends(

@@ -287,7 +287,7 @@ def _fits(
 
 
 def _judged(
-    setup: Setup, state: Deeper, network: Network, fits: Bool[np.ndarray, " N"], fine: float
+    setup: Setup, state: Deeper, network: Network, fits: Bool[np.ndarray, " _"], fine: float
 ) -> tuple[Deeper, Bool[np.ndarray, " N"], float]:
     """Which answers a network explains, and its largest error; what is wrong far out counts only for a time."""
     if state.candidates.fitted is None:

@@ -205,7 +205,7 @@ def lines_to(
     setup: Setup,
     frame: Frame,
     wrong: Float[np.ndarray, "W n"],
-    right: Float[np.ndarray, "R n"] | None = None,
+    right: Float[np.ndarray, "R _"] | None = None,
 ) -> list[Line]:
     """Lines through these points, one each: there the neurons read so far explain nothing. `right`: places where what
     was read is right, one for each of them, that lines come from; random ones without. Queries: those of
@@ -230,7 +230,7 @@ WRONG_LINE_OVERSHOOT, WRONG_LINE_WALL_SHARE = 0.3, 0.9
 JOINED_DIGIT_POINTS = 2000  # points that the last digits must suit
 # So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
 MANY_BREAKPOINTS, NARROWEST = 96, 32
-KEPT_FOR_WIDENING = 0.1  # share of the budget that is kept back for reading along all inputs what was read along a few
+KEPT_FOR_WIDENING = 0.25  # share of the budget that is kept back for reading along all inputs what was read along a few
 # Places where rounding is measured, and lines tried for one that shows something.
 ROUNDING_PLACES, FIRST_LINE_TRIES = 12, 4
 

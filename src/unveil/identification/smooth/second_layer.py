@@ -18,6 +18,9 @@ from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer
 
+# Steps of least squares on the second layer, and on both. Numbers multiplied by which no further width is tried: of the
+# searches that found one none took more than a fiftieth of them.
+OUTER_STEPS, ALL_STEPS, SEARCH_WORK = 30, 120, 3e10
 _DEGREE = 7  # of the polynomials that stand for the second layer's neurons before their shape is fitted
 
 
@@ -133,17 +136,23 @@ def search_outer(  # noqa: PLR0913 - answers and what is known of the network
     """The second layer of a small network, where no block shows it: least squares from random starts.
 
     `layer`: the first layer, roughly. `x`: ordinary points, where neurons are active. `rank`: neurons of the second
-    layer; None: as few as explain the answers, at most eight.
+    layer; None: as few as explain the answers, at most eight, and no more than `SEARCH_WORK` allows.
     """
-    y, best = layer(x), None
+    y, best, done = layer(x), None, 0.0
     enough = max(2 * noise, 1e-10 * float(np.ptp(answers)))
     for width in (rank,) if rank else range(1, 9):
+        behind = width * (y.shape[1] + 1) + answers.shape[1] * (width + 1)
+        both = float(behind + layer.weights.size + y.shape[1])
+        # One step is the normal equations: numbers told, times the square of how many parameters move.
+        done += starts * answers.size * (OUTER_STEPS * float(behind) ** 2 + ALL_STEPS * both**2)
+        if best is not None and done > SEARCH_WORK:
+            return best
         begun = []
         for _ in range(starts):
             rows = rng.standard_normal((width, y.shape[1])) / np.sqrt(y.shape[1])
             begun.append(with_output([Layer(rows, 0.5 * rng.standard_normal(width), activation)], y, answers))
-        rough = [layer.before(fit.network) for fit in polish_all(begun, y, answers, noise=noise, steps=30)]
-        fits = polish_all(rough, x, answers, noise=noise, steps=120, until=enough)
+        rough = [layer.before(fit.network) for fit in polish_all(begun, y, answers, noise=noise, steps=OUTER_STEPS)]
+        fits = polish_all(rough, x, answers, noise=noise, steps=ALL_STEPS, until=enough)
         best = min([*fits] if best is None else [best, *fits], key=lambda fit: fit.rms)
         if best.rms <= enough:
             return best
