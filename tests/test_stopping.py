@@ -79,7 +79,7 @@ def test_a_time_is_kept_where_rounding_inside_makes_steps_everywhere() -> None:
     assert oracle.ledger.stopped
     told = " ".join(found.why)
     assert "inf" not in told.split()
-    assert np.isfinite(found.residual) or "off it is was measured" not in told
+    assert np.isfinite(found.residual) or "Off by" not in told
 
 
 def test_what_was_read_until_a_stop_is_fitted() -> None:

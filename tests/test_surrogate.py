@@ -52,6 +52,42 @@ def test_what_is_told_is_what_fresh_inputs_show() -> None:
     assert found.outcome is uv.Outcome.check_failed
 
 
+def test_the_error_of_a_copy_says_for_which_inputs_it_holds() -> None:
+    """A copy that is right at usual inputs may be far off further out: both are measured there, and said."""
+    held, rms = [], []
+    for seed in range(3):
+        net = relu_net(random_weights((4, 8, 1), np.random.default_rng([3, seed]), bias=0.5))
+        oracle = uv.as_oracle(net, 4, budget=20_000)
+        found = uv.identify(oracle, uv.Surrogate(work=1e9, rounds=2, students=1, queries=10_000), rng=seed)
+        assert found.network is not None
+        assert oracle.ledger.asked <= 20_000
+        fresh, further = found.stats["fresh"], found.stats["further"]
+        for times, told in ((1.0, fresh), (3.0, further)):
+            assert told["drawn"].startswith(f"normal inputs of deviation {times:g}, the furthest ")
+            x = times * np.random.default_rng([4, seed]).standard_normal((20_000, 4))
+            y = net(x)
+            off = np.abs(found.network(x) - y).max(axis=1) / (y - y.mean(axis=0)).std()
+            if times == 1.0:
+                held.append((off > told["largest"]).mean() <= told["exceeded"])
+            rms.append(0.1 * np.sqrt((off**2).mean()) <= told["rms"])
+        said = " ".join(found.why)
+        assert fresh["drawn"] in said
+        assert further["drawn"] in said
+        assert "Elsewhere nothing was measured." in said
+    assert sum(held) >= 2
+    assert sum(rms) >= 5
+
+
+def test_in_a_box_the_error_of_a_copy_is_told_for_the_box_and_its_corners() -> None:
+    net = relu_net(random_weights((4, 8, 1), np.random.default_rng(11), bias=0.5))
+    oracle = uv.as_oracle(net, 4, within=(0, 1), budget=8000)
+    found = uv.identify(oracle, uv.Surrogate(work=1e9, rounds=1), rng=0)
+    assert found.stats["fresh"]["drawn"] == "inputs uniform in the box from 0 to 1"
+    assert found.stats["further"]["drawn"] == "inputs at corners of the box from 0 to 1"
+    capped = uv.identify(uv.as_oracle(net, 4), uv.Surrogate(work=1e9, rounds=1, queries=2600), rng=0)
+    assert capped.queries <= 2600 + 4  # whether the model is still the same
+
+
 def test_a_budget_is_kept_and_the_result_is_judged_within_it() -> None:
     oracle = uv.as_oracle(relu_net(random_weights((6, 4, 1), np.random.default_rng(5), bias=0.5)), 6, budget=5000)
     found = uv.Surrogate(widths=(4,), students=1, rounds=3)(oracle, rng=np.random.default_rng(6))

@@ -127,6 +127,9 @@ def identify(
 def _told(found: Identification, network: Network) -> str:
     """What was found, and how far off it is."""
     off = "largest error on fresh inputs" if found.labels is None else "share of fresh inputs with another label"
+    fresh = found.stats.get("surrogate", found.stats).get("fresh", {})
+    if found.labels is None and fresh.get("largest") == found.residual:
+        off = f"largest error on {fresh['inputs']:,} fresh {fresh['drawn']},"
     error = f"{found.residual:.2g}" if math.isfinite(found.residual) else "not measured"
     return f"{found.method}: {_what(network, found.outcome)}, {off} {error}, {found.queries:,} queries"
 

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact, rounding, rows_for
+from unveil.identification.check_points import FURTHER
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification
-from unveil.identification.surrogate.as_read import COMPARED, kinds, worse_at
+from unveil.identification.surrogate.as_read import COMPARED, drawn, exceeded, further_out, kinds, measured, worse_at
 from unveil.identification.surrogate.beginning import Beginning
 from unveil.identification.surrogate.run import Wanted, values_told
 from unveil.identification.surrogate.shapes import UNKNOWN_WIDTHS
@@ -35,6 +36,9 @@ from unveil.whitebox.network import Network
 
 # Answers that no student is fitted to, of which the best is told; answers that the result is judged by.
 HELD_OUT_ANSWERS, JUDGED = 1000, 1000
+# Answers further out, or at corners of a box, by which it is told how far the error holds; kept back where they
+# are no more than this share of all.
+JUDGED_FURTHER, FURTHER_SHARE = 500, 0.05
 # Left for a further check of a network in which every neuron is needed, and the largest share of what is left.
 CHECK_RESERVE, CHECK_RESERVE_SHARE = 2000, 0.2
 # Answers per parameter to begin with, and at most; never fewer or more at first than these.
@@ -65,7 +69,7 @@ REFIT_DAMPING = 1e-5  # damping of a network that was fitted and lost neurons
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
 RIGHT, MOSTLY = 1e-6, 0.9
 STANDS = 0.1  # largest root mean square error of what stands for the model, relative to the answers' deviation
-MEASURED_REMARK = "How far off it is was measured; its weights say nothing where they were not read."
+MEASURED_REMARK = "Its weights say nothing where they were not read."
 UNMEASURED_REMARK = "How far off it is was not measured."
 
 
@@ -77,6 +81,9 @@ class Fitting(Beginning):
     def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         super().__init__(method, oracle, rng)
         self.usual: np.ndarray | None = None
+        allowed = oracle.ledger.left if method.queries is None else min(oracle.ledger.left, method.queries)
+        if FURTHER_SHARE * allowed >= JUDGED_FURTHER:
+            self.judged = JUDGED + JUDGED_FURTHER
         self.noise, self.apart = 0.0, 0.0
         self.reserve = min(CHECK_RESERVE + (self.best is not None) * COMPARED, CHECK_RESERVE_SHARE * oracle.ledger.left)
         self.wanted = 0.0  # answers that a fit begins with where the budget allows it
@@ -315,14 +322,29 @@ class Fitting(Beginning):
             self.why.append("The network read is right at most inputs, and stays as it is.")
         return right
 
+    def _judged_further(self, network: Network) -> None:
+        """How far off it is further out, or at corners of a box: errors grow there. Queries: `JUDGED_FURTHER`, or 0
+        where that is more than is left."""
+        ledger, most = self.oracle.ledger, self.method.queries
+        left = ledger.left if most is None else min(ledger.left, most - (ledger.asked - self.start))
+        if "fresh" in self.stats and left >= JUDGED_FURTHER:
+            # After what is told of usual inputs, so that these are the same ones whether or not this is measured.
+            x = further_out(self.oracle, JUDGED_FURTHER, self.rng)
+            told = {"drawn": drawn(self.oracle, x, FURTHER[0])}
+            self.stats["further"] = values_told(network, self.oracle, x) | told
+
     def _judged(self) -> Identification:
-        """What came out, held against answers nothing was chosen by. Queries: `JUDGED` and at most `GIVEN` examples."""
+        """What came out, held against answers nothing was chosen by. Queries: `JUDGED`, at most `GIVEN` examples, and
+        `JUDGED_FURTHER`."""
         if self.best is None:
             return self.end(Outcome.budget_ended)
         network, outcome, error = self.best, Outcome.approximate, np.inf
         try:
             fresh = self.oracle.sample(JUDGED, self.rng)
-            self.stats["fresh"] = values_told(network, self.oracle, fresh)
+            self.stats["fresh"] = values_told(network, self.oracle, fresh) | {
+                "drawn": drawn(self.oracle, fresh),
+                "exceeded": exceeded(len(fresh)),
+            }
             error = self.stats["fresh"]["largest"]
             if self.examples is not None:
                 self.stats["given"] = values_told(network, self.oracle, self.some_examples())
@@ -332,9 +354,12 @@ class Fitting(Beginning):
                 outcome = Outcome.budget_ended if short else Outcome.check_failed
         except BudgetExceeded:
             outcome = Outcome.budget_ended
+        self._judged_further(network)
         self.stats["neurons"] = apart = self.method.known.told_apart(network)
         told = "; ".join(f"layer {i}: {one['read']} read, {one['fitted']} fitted" for i, one in enumerate(apart))
-        remark = MEASURED_REMARK if np.isfinite(error) else UNMEASURED_REMARK
+        remark = UNMEASURED_REMARK
+        if np.isfinite(error):
+            remark = f"{measured(self.stats['fresh'], self.stats.get('further'))} {MEASURED_REMARK}"
         if count := len(self.told.x):
             self.why.append(f"A network was fitted to {count:,} answers ({told}). {remark}")
         return self.end(outcome, error)

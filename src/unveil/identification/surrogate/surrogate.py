@@ -13,6 +13,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.training import BATCH, FEWEST_BATCHES, free_network, one_hot, train
 from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.identification.method import Identification, Method
+from unveil.identification.surrogate.as_read import drawn
 from unveil.identification.surrogate.fitting import Fitting
 from unveil.identification.surrogate.run import Known, Run, Wanted, label_agreement
 from unveil.identification.surrogate.students import candidates
@@ -192,7 +193,8 @@ class LabelFitting(Run):
         try:
             x = self.oracle.nearest(self.size * self.oracle.sample(JUDGED_LABELS, self.rng))
             labels = self._asked(x)
-            self.stats["fresh"] = label_agreement(network_labels(self.best, self.classes, x), labels)
+            agreement = label_agreement(network_labels(self.best, self.classes, x), labels)
+            self.stats["fresh"] = agreement | {"inputs": len(x), "drawn": drawn(self.oracle, x, self.size)}
             error = 1 - self.stats["fresh"]["labels"]
             if self.examples is not None:
                 given = self.some_examples()
@@ -203,6 +205,9 @@ class LabelFitting(Run):
                 outcome = Outcome.check_failed
         except BudgetExceeded:
             outcome = Outcome.budget_ended
-        known = "known, no weight" if np.isfinite(error) else "not known, and no weight"
-        self.why.append(f"A network was trained on {len(self.x):,} labels: how often it is right is {known}.")
+        text = "how often it is right is not known, and no weight."
+        if np.isfinite(error):
+            fresh = self.stats["fresh"]
+            text = f"right at {1 - error:.2%} of {fresh['inputs']:,} fresh {fresh['drawn']}; no weight of it is known."
+        self.why.append(f"A network was trained on {len(self.x):,} labels: {text}")
         return self.end(outcome, error)
