@@ -30,6 +30,7 @@ from unveil.whitebox.formats.onnx_operators import (
     largest,
     normalisation,
 )
+from unveil.whitebox.formats.onnx_quantised import fold_quantised
 from unveil.whitebox.formats.onnx_step import OURS, Operand, Step
 from unveil.whitebox.network import Network
 
@@ -59,6 +60,7 @@ def read_onnx(path: str | Path, output: str | None = None, inputs: Mapping[str, 
         said = one_output(model, output)
         if said:
             warnings.warn(f"{Path(path).name}: {said}", stacklevel=3)
+        fold_quantised(model)
         network = walk(model)
         check(network, model)
     except (BadInput, SourceError) as error:
