@@ -128,6 +128,7 @@ class Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        environment.filters["spans"] = spans
         used: set[str] = set()
         environment.globals.update(
             term=marker(used),
@@ -230,6 +231,15 @@ def _finalize(value: Any) -> Any:
     return value
 
 
+def spans(text: str) -> Markup:
+    """A sentence for people, in which what stands between backticks is code."""
+    parts = printable(text, longest=2000).split("`")
+    if len(parts) % 2 == 0:  # one is left over: none of them is taken for a mark
+        return Markup("{}").format("`".join(parts))
+    told = (Markup("<code>{}</code>" if place % 2 else "{}").format(part) for place, part in enumerate(parts))
+    return Markup("").join(told)
+
+
 def _code(stem: str, text: str) -> Markup:
     """Lines of code; `STEM + ".x"` in them becomes what the file `x` beside the page is called, as a literal."""
     named = re.sub(r'STEM \+ "([^"]*)"', lambda found: repr(stem + found[1]), text)
@@ -245,7 +255,7 @@ def _figures(figures: Mapping[str, Any], prefix: str) -> Callable[..., Markup]:
             value = value[int(step)] if isinstance(value, list) else value[step]
         shown = (form or _shown)(value)
         return Markup('<data data-figure="{}" value="{}">{}</data>{}').format(
-            prefix + path, json.dumps(value), printable(shown), unit
+            prefix + path, json.dumps(value, allow_nan=False), printable(shown), unit
         )
 
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ def export_answers(file: AnswerFile, out: Path) -> int:
             if out.suffix == ".csv":
                 table.writerow([key.hex(), *answer])
             else:
-                lines.write(json.dumps({"key": key.hex(), "answer": answer}) + "\n")
+                # JSON has no NaN and no infinity: an answer that a model did not give is null.
+                given = [None if isinstance(each, float) and not math.isfinite(each) else each for each in answer]
+                lines.write(json.dumps({"key": key.hex(), "answer": given}, allow_nan=False) + "\n")
             count += 1
     return count

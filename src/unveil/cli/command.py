@@ -194,13 +194,15 @@ def _ended(error: object, code: int, as_json: bool, counted: Callable[[], Any]) 
     typer.echo(f"unveil: {text}", err=True)
     try:
         if as_json:
+            from unveil.audit.figures import plain
+
             status = ending(error).status if isinstance(error, UnveilError) else Status.not_measured
             ledger = counted()
             sent = getattr(error, "sent", None) if ledger is None else ledger.sent
             told = {"status": status.name, "exit_code": code, "causes": [text]} | (
                 {} if sent is None else {"sent": sent}
             )
-            typer.echo(json.dumps(told, indent=2), file=results())
+            typer.echo(json.dumps(plain(told), indent=2, allow_nan=False), file=results())
         results().flush()
     except OSError:
         # Nor does stdout take this: what it still holds goes nowhere, or Python would try once more as it ends.
