@@ -215,3 +215,32 @@ def test_patience_does_not_end_before_the_first_of_many_breakpoints(neurons: int
     assert (np.abs(line.t - truth) < 1e-6 * np.maximum(1, np.abs(truth))).all()
     assert not len(line.unresolved)
     assert oracle.ledger.asked <= 11 * neurons
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"base": np.full(3, np.nan)}, "must be finite"),
+        ({"base": None}, "of one length L"),
+        ({"direction": np.array([np.inf, 0, 0])}, "must be finite"),
+        ({"high": np.inf}, "must be finite"),
+        ({"low": np.nan}, "must be finite"),
+        ({"low": [0.0, 1.0]}, "one for each of 1 lines"),
+        ({"base": np.zeros((2, 3)), "direction": np.ones((3, 3))}, "of one length L"),
+        ({"direction": np.ones(4)}, "of one length L"),
+    ],
+)
+def test_lines_that_are_none_are_refused_in_words_before_anything_is_asked(given: dict, told: str) -> None:
+    oracle = uv.as_oracle(lambda x: np.maximum(x[:, 0] - 0.25, 0), shape=3)
+    asked = oracle.ledger.asked
+    line = {"base": np.zeros(3), "direction": np.ones(3), "low": -1.0, "high": 1.0} | given
+    with pytest.raises(uv.BadInput, match=told):
+        uv.breakpoints(oracle, line.pop("base"), line.pop("direction"), rng=0, **line)
+    assert oracle.ledger.asked == asked
+
+
+def test_of_no_lines_there_are_no_breakpoints() -> None:
+    oracle = uv.as_oracle(lambda x: np.maximum(x[:, 0] - 0.25, 0), shape=3)
+    asked = oracle.ledger.asked
+    assert uv.breakpoints(oracle, np.empty((0, 3)), np.empty((0, 3)), low=-1, high=1, rng=0) == []
+    assert oracle.ledger.asked == asked

@@ -55,7 +55,7 @@ def breakpoints(
         budget, and those whose answers fit no lines (a smooth model has nothing else), are in `Line.unresolved`.
 
     Raises:
-        BadInput: Labels, a grid, an empty interval, shapes that do not fit, or a line that leaves the box.
+        BadInput: Labels, a grid, an empty or endless interval, shapes that do not fit, or a line that leaves the box.
         StepAnswers: The answers are known to jump.
         BudgetExceeded: The budget does not allow the first 36 queries and six per line.
 
@@ -83,12 +83,25 @@ def breakpoints(
             f"questions to {oracle.name} lie on a grid of step {oracle.grid:g}, not on lines; pass grid=None"
         )
     base, direction = (np.atleast_2d(as_numbers(*each)) for each in ((base, "base"), (direction, "direction")))
+    lines = {len(each) for each in (base, direction)} - {1}
+    for each in (base, direction):
+        if each.ndim != 2 or each.shape[1] != oracle.n or len(lines) > 1:
+            told = f"got {base.shape} and {direction.shape}"
+            raise BadInput(
+                f"base and direction must have shape (L, {oracle.n}) or ({oracle.n},), of one length L; {told}"
+            )
     base, direction = np.broadcast_arrays(base, direction)
-    if base.ndim != 2 or base.shape[1] != oracle.n:
-        raise BadInput(f"base and direction must have shape (L, {oracle.n}) or ({oracle.n},); got {base.shape}")
-    low, high = (np.broadcast_to(as_numbers(end, "low and high"), (len(base),)) for end in (low, high))
+    ends = [as_numbers(end, "low and high") for end in (low, high)]
+    if not all(end.shape in ((), (1,), (len(base),)) for end in ends):
+        told = " and ".join(str(end.shape) for end in ends)
+        raise BadInput(f"low and high are a number, or one for each of {len(base)} lines; got shapes {told}")
+    low, high = (np.broadcast_to(end, (len(base),)) for end in ends)
+    if not all(np.isfinite(each).all() for each in (base, direction, low, high)):
+        raise BadInput("base, direction, low and high must be finite; some are NaN or infinite")
     if not (low < high).all():
         raise BadInput("every line needs low < high")
+    if not len(base):
+        return []
     for end in (low, high):
         at = base + end[:, None] * direction
         if not ((at >= oracle.low - 1e-12 * np.abs(at)) & (at <= oracle.high + 1e-12 * np.abs(at))).all():
