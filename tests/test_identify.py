@@ -17,8 +17,9 @@ from unveil.blackbox.ledger import Stages
 from unveil.blackbox.oracle import Oracle
 from unveil.cli import app
 from unveil.identification.fitting.least_squares import Polished
-from unveil.identification.identify import _behind_outputs, _leaving_a_fit, identify
+from unveil.identification.identify import _leaving_a_fit, identify
 from unveil.identification.method import Identification, Method
+from unveil.identification.output_activation import behind_outputs
 from unveil.identification.smooth.conclusion import Reading, conclude
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
@@ -381,7 +382,7 @@ def test_a_sigmoid_or_tanh_on_top_of_each_output_is_seen_through(name: str) -> N
     # What a smooth network gives the outputs is not straight: nothing is put on top of what is read.
     smooth = random_network(5, (3,), "tanh", np.random.default_rng(0))
     oracle = as_oracle(lambda x: activation(name).value(smooth(x)), shape=5)
-    assert _behind_outputs(oracle, np.random.default_rng(0)) is None
+    assert behind_outputs(oracle, np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize("name", ["relu6", "hardtanh", "abs"])
@@ -396,3 +397,25 @@ def test_a_piecewise_linear_activation_that_is_named_is_read_like_one_that_is_no
         assert found.method == "critical points", seed
         whole.append(found.outcome is Outcome.complete and found.residual < 1e-9)
     assert_rate(whole, 0.9)
+
+
+def test_a_smooth_network_that_cannot_be_read_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = random_network(3, (9, 9), "tanh", np.random.default_rng(21))
+    far_off = random_network(3, (4, 4), "tanh", np.random.default_rng(22))
+
+    class Failing(Method):
+        def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+            return Identification(far_off, Outcome.check_failed, 0, 1.4, "failing", ("It failed its check.",))
+
+    monkeypatch.setattr("unveil.identification.identify._candidates", lambda *_: ([Failing()], []))
+    monkeypatch.setattr("unveil.identification.identify.SMOOTH_COPY_WORK", 1e10)
+    found = identify(as_oracle(truth, shape=3, budget=20_000), rng=np.random.default_rng(2))
+    assert found.outcome is Outcome.approximate
+    assert found.network is not None
+    assert found.network.layers[0].activation.name == "tanh"
+    x = np.random.default_rng(5).standard_normal((2000, 3))
+    y = truth(x)
+    error = np.sqrt(((found.network(x) - y) ** 2).mean()) / y.std()
+    told = found.stats["surrogate"]["fresh"]["rms"]
+    assert error < 0.05
+    assert told / 2 < error < 2 * told

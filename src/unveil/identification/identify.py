@@ -12,11 +12,10 @@ from jaxtyping import Float
 from unveil.arguments import Randomness, examples, generator, must_be
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle, must_be_asked
-from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.rounding import intact
 from unveil.blackbox.row_span import in_own_units
 from unveil.blackbox.span_search.probe import FINE_ROUNDING
-from unveil.blackbox.wrappers import Arctanh, LogRatios, Restricted
+from unveil.blackbox.wrappers import Restricted
 from unveil.identification.along_few import along_few, settled_in_units
 from unveil.identification.box_units import in_shown_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
@@ -24,6 +23,7 @@ from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
 from unveil.identification.methods import METHODS, method_named
+from unveil.identification.output_activation import behind_outputs, with_outputs
 from unveil.identification.picture import Picture
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.error_limits import few_digits
@@ -43,6 +43,8 @@ from unveil.whitebox.network import Network
 # Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
 # none where that is fewer questions than a fit is judged by; the larger one as far as a long training asks them.
 HELD_BACK, HELD_BACK_TO_TRAIN, WORTH_A_FIT = 0.1, 0.3, 4000
+# Numbers multiplied for the copy of a smooth network, whose activations cost more than these: about a minute.
+SMOOTH_COPY_WORK = 1e12
 # Questions for the reading of a piecewise-linear network where no budget is set, and so many more for each input.
 READING, EACH_INPUT = 1_000_000, 5_000
 EQUALITY_INPUTS, EQUAL = 20, 4  # inputs whose answers are looked at for being equal, within so many roundings
@@ -64,8 +66,8 @@ def identify(
     (whose first layer is looked at for a convolution where inputs are pictures); answers that come to rest far out are
     a sigmoidal one's; answers that grow in straight pieces far out are one of smooth rectifiers; answers that vary far
     out as near by are one of sines; what remains is smooth. A method that fails its own check is followed by the next
-    that could work, and the best result is returned, with its outcome. What cannot be read of a piecewise-linear
-    network is fitted (`Surrogate`): `approximate`, with the distribution of its errors in `stats["surrogate"]`.
+    that could work, and the best result is returned, with its outcome. What cannot be read is fitted
+    (`Surrogate`): `approximate`, with the distribution of its errors in `stats["surrogate"]`.
 
     Args:
         oracle: Answers values, or labels: from these a network with one hidden layer of ReLU, tanh or sigmoid is read.
@@ -161,7 +163,7 @@ def _identified(
         return _concluded(_tried(labels, oracle, rng), oracle, start, widths)
     try:
         straight = activation_named(names[0]).piecewise_linear if names else piecewise_linear(oracle, rng)
-        behind = None if straight else _behind_outputs(oracle, rng)
+        behind = None if straight else behind_outputs(oracle, rng)
         methods, why = ([], []) if behind is not None else _candidates(oracle, names, widths, straight, rng)
     except BudgetExceeded:
         said = "The budget ended while answers were looked at to choose a method."
@@ -169,7 +171,7 @@ def _identified(
     if behind is not None:
         undone, name = behind
         found = _identified(undone, method, rng, names, widths, x)
-        return _with_outputs(found, name, oracle.ledger.asked - start)
+        return with_outputs(found, name, oracle.ledger.asked - start)
     best: Identification | None = None
     for each in methods:
         found = _read(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
@@ -180,35 +182,10 @@ def _identified(
             break
         why.append(f"{found.method} ended with {found.error_told}")
     assert best is not None
-    if best.kernels is None and best.method == "critical points":
+    unread = not straight and best.outcome is Outcome.check_failed
+    if best.kernels is None and (unread or best.method == "critical points"):
         best = _with_a_fit(best, oracle, rng, x)
     return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
-
-
-def _behind_outputs(oracle: Oracle, rng: np.random.Generator) -> tuple[OracleWrapper, str] | None:
-    """What curved answers are without a sigmoid or tanh on top of each, where that is straight between breakpoints.
-
-    Queries: none where the first answers exceed 1 or the budget is short; else `EQUALITY_INPUTS`, and if all of these
-    lie in [-1, 1] those of `piecewise_linear`
-    """
-    if oracle.scale > 1 or oracle.reference is not None or oracle.ledger.left < WORTH_A_FIT:
-        return None
-    y = oracle(oracle.sample(EQUALITY_INPUTS, np.random.default_rng(0)))
-    if np.abs(y).max() > 1:
-        return None
-    undone, name = (LogRatios(oracle, each=True), "sigmoid") if y.min() >= 0 else (Arctanh(oracle), "tanh")
-    return (undone, name) if piecewise_linear(undone, rng) else None
-
-
-def _with_outputs(found: Identification, name: str, queries: int) -> Identification:
-    """What was read behind the activation of the outputs, as the network of the answers that were given."""
-    network = found.network
-    if network is not None:
-        last = dataclasses.replace(network.layers[-1], activation=activation_named(name))
-        network = dataclasses.replace(network, layers=(*network.layers[:-1], last))
-    inverse = {"sigmoid": "lie in [0, 1] and their logits are", "tanh": "lie in [-1, 1] and their arctanh is"}[name]
-    text = f"answers {inverse} straight between breakpoints: {'a ' * (name == 'sigmoid')}{name} lies on top of each"
-    return dataclasses.replace(found, network=network, queries=queries, why=(text, *found.why))
 
 
 def _read(method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> Identification:
@@ -274,7 +251,12 @@ def _fitted(
     best: Identification, oracle: Oracle, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None
 ) -> Identification:
     """What was read, and a network fitted from there on, whose error is known."""
-    copy = _tried(Surrogate.behind(best, x=x), oracle, rng)
+    inner = None if best.network is None else best.network.layers[0].activation
+    curved = inner is not None and not inner.piecewise_linear
+    surrogate = Surrogate.behind(best, x=x)
+    if inner is not None and curved:
+        surrogate = dataclasses.replace(surrogate, activation=inner.name, work=SMOOTH_COPY_WORK)
+    copy = _tried(surrogate, oracle, rng)
     stats = {**best.stats, "surrogate": copy.stats}
     fitted = {name: value for name, value in stats.items() if name != "errors"}  # these are those of what was read
     why = (*best.why, *copy.why)
@@ -285,7 +267,7 @@ def _fitted(
     if best.outcome is Outcome.budget_ended and copy.outcome is not Outcome.approximate:  # more might read it
         return dataclasses.replace(best, network=copy.network, residual=copy.residual, why=why, stats=fitted)
     outcome, error = copy.outcome, copy.residual
-    if copy.outcome is Outcome.approximate and copy.stats.get("all_needed"):
+    if copy.outcome is Outcome.approximate and copy.stats.get("all_needed") and not curved:
         # Nothing in it is doubtful but whether it is right everywhere: that is told by the check of what is read.
         try:
             judged, seen, told = CriticalPoints().judge(copy.network, oracle, rng=rng)
