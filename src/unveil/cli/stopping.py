@@ -31,6 +31,7 @@ def stopping(ledger: Ledger, seconds: float | None, note: Callable[[str], None])
         note: Told what happens.
     """
     pressed, rung = 0, False
+    reminder = max(LEAST_REMINDER_SECONDS, REMINDER_SHARE * (seconds or 0.0))
 
     def end_reading(why: str) -> None:
         note(f"Note: {why}: no more is read; what was read is fitted and told. Ctrl-C ends that too.")
@@ -52,10 +53,11 @@ def stopping(ledger: Ledger, seconds: float | None, note: Callable[[str], None])
     def on_alarm(number: int, frame: FrameType | None) -> None:
         nonlocal rung
         assert seconds is not None
+        assert alarm is not None
         if rung or ledger.closed:
             end(ledger.stopped if ledger.closed else f"{seconds:g} seconds have passed")
         rung = True
-        signal.setitimer(signal.ITIMER_REAL, max((1 - READING_TIME_SHARE) * seconds, NEVER_ZERO), reminder)
+        alarm.set((1 - READING_TIME_SHARE) * seconds, reminder)
         if not pressed:
             end_reading(f"{READING_TIME_SHARE * seconds:g} of {seconds:g} seconds have passed")
 
@@ -64,14 +66,60 @@ def stopping(ledger: Ledger, seconds: float | None, note: Callable[[str], None])
         return
     before = signal.signal(signal.SIGINT, on_interrupt)
     alarm = None
-    if seconds is not None:
-        reminder = max(LEAST_REMINDER_SECONDS, REMINDER_SHARE * seconds)
-        alarm = signal.signal(signal.SIGALRM, on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, max(READING_TIME_SHARE * seconds, NEVER_ZERO), reminder)
     try:
+        if seconds is not None:
+            alarm = (_Alarm if hasattr(signal, "SIGALRM") else _ThreadAlarm)(on_alarm)
+            alarm.set(READING_TIME_SHARE * seconds, reminder)
         yield
     finally:
-        if seconds is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, alarm)
+        if alarm is not None:
+            alarm.end()
         signal.signal(signal.SIGINT, before)
+
+
+class _Alarm:
+    """Calls a function in the main thread after some seconds, and again after some more, until it ends."""
+
+    def __init__(self, call: Callable[[int, FrameType | None], None]) -> None:
+        self.before = signal.signal(signal.SIGALRM, call)
+
+    def set(self, seconds: float, again: float) -> None:
+        """Ring after so many seconds, and every so many from then on."""
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, NEVER_ZERO), again)
+
+    def end(self) -> None:
+        """Ring no more."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.before)
+
+
+class _ThreadAlarm:
+    """The same where the system has no alarms: a thread interrupts the main one, as Ctrl-C does."""
+
+    def __init__(self, call: Callable[[int, FrameType | None], None]) -> None:
+        self.call, self.due, self.timer = call, False, threading.Timer(0, lambda: None)
+        self.pressed = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, self._interrupted)
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        rung, self.due = self.due, False
+        if rung:
+            self.call(number, frame)
+        elif callable(self.pressed):
+            self.pressed(number, frame)
+
+    def set(self, seconds: float, again: float) -> None:
+        """Ring after so many seconds, and every so many from then on."""
+        self.timer.cancel()
+        self.timer = threading.Timer(seconds, self._ring, [again])
+        self.timer.daemon = True
+        self.timer.start()
+
+    def _ring(self, again: float) -> None:
+        self.due = True
+        self.set(again, again)
+        signal.raise_signal(signal.SIGINT)
+
+    def end(self) -> None:
+        """Ring no more."""
+        self.timer.cancel()
