@@ -159,8 +159,10 @@ def measure_noise(
         triples: Lines of three points looked at on each scale, with few, a rare breakpoint is missed.
 
     Returns:
-        Level, kind and reach. A network of which no triple of points is curved is called linear (constant if nothing
-        changes at all).
+        Level, kind and reach: linear where no triple of points is curved, constant where nothing changes at all.
+
+    Raises:
+        BadInput: `x` are no inputs of the oracle, or no real numbers.
 
     Queries: `min(TABLES, triples) * TABLE + triples * (1 + 2 * SCALES)`: 264 by default
 

@@ -326,7 +326,7 @@ def _fitted(
     rows: Int[np.ndarray, " s"],
     normal: Float[np.ndarray, " d"],
     error: float,
-) -> tuple[Hyperplanes, Int[np.ndarray, " s"]] | None:
+) -> tuple[Hyperplanes, Int[np.ndarray, " t"]] | None:
     """The hyperplane that most bends agree on, from what two of them tell; None where chance might make so many."""
     offset = -float(normal @ seen.z[rows].mean(axis=0))
     plane, chance = Hyperplanes(normal[None], np.array([offset]), np.array([error])), np.zeros(len(seen))
