@@ -60,12 +60,14 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
     """
     look = _Look(oracle, rng)
     told, many = _looked(look)
-    if not told and not many:
-        bend = _chords_bend(look, rng) if look.unit * oracle.resolution > LONG_STEPS_ROUNDING else None
-        if bend is not None:
-            return not bend
+    doubtful = not told and not many
+    chords_first = doubtful and look.unit * oracle.resolution > LONG_STEPS_ROUNDING
+    bend = _chords_bend(look, rng) if chords_first else None
+    if bend is not None:
+        return not bend
+    if doubtful:
         told = all(_looked(_Look(oracle, rng))[0] for _ in range(OVERRULING_LOOKS))
-    return told and not _chords_bend(look, rng)
+    return told and (chords_first or not _chords_bend(look, rng))
 
 
 def curved(oracle: Oracle, noise: Rounding, rng: np.random.Generator) -> bool:
@@ -128,7 +130,8 @@ def _chords_bend(look: _Look, rng: np.random.Generator) -> bool | None:
     errors.
 
     What is straight in both halves and in the middle is straight, but for a breakpoint that is hardly seen; a curve
-    bends by six times as many standard deviations over twice the length. Where answers hardly move nothing is told.
+    bends by six times as many standard deviations over twice the length. None where nothing is told, as answers hardly
+    move or a curve would have been seen.
     Queries: `CHORDS CHORD_POINTS`; none where answers are so exact that a curve would have been seen.
     """
     oracle = look.oracle

@@ -175,7 +175,8 @@ def _identified(
     best: Identification | None = None
     for each in methods:
         found = _read(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
-        best = found if best is None or found.residual < best.residual or best.network is None else best
+        if best is None or found.residual < best.residual or best.network is None:
+            best = found
         # Who has the kernels of a convolution would pay for each of its thousands of neurons to go on.
         ended = (Outcome.complete, Outcome.budget_ended, Outcome.answers_in_steps)
         if found.outcome in ended or found.kernels is not None:
@@ -218,7 +219,8 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
     Where `widths` were given and others found, it says so: a reading goes by the answers. Queries: `4`, those of
     `Oracle.unchanged`, and those of `_of_constant`.
     """
-    before, changed = oracle.ledger.asked, oracle.unchanged() is False
+    before = oracle.ledger.asked
+    changed = oracle.unchanged() is False
     stats = dict(found.stats)
     if "stages" in stats:
         stats["stages"] = {**stats["stages"], "known questions": oracle.ledger.asked - before}
@@ -252,10 +254,10 @@ def _fitted(
 ) -> Identification:
     """What was read, and a network fitted from there on, whose error is known."""
     inner = None if best.network is None else best.network.layers[0].activation
-    curved = inner is not None and not inner.piecewise_linear
+    smooth = None if inner is None or inner.piecewise_linear else inner.name
     surrogate = Surrogate.behind(best, x=x)
-    if inner is not None and curved:
-        surrogate = dataclasses.replace(surrogate, activation=inner.name, work=SMOOTH_COPY_WORK)
+    if smooth is not None:
+        surrogate = dataclasses.replace(surrogate, activation=smooth, work=SMOOTH_COPY_WORK)
     copy = _tried(surrogate, oracle, rng)
     stats = {**best.stats, "surrogate": copy.stats}
     fitted = {name: value for name, value in stats.items() if name != "errors"}  # these are those of what was read
@@ -267,7 +269,7 @@ def _fitted(
     if best.outcome is Outcome.budget_ended and copy.outcome is not Outcome.approximate:  # more might read it
         return dataclasses.replace(best, network=copy.network, residual=copy.residual, why=why, stats=fitted)
     outcome, error = copy.outcome, copy.residual
-    if copy.outcome is Outcome.approximate and copy.stats.get("all_needed") and not curved:
+    if copy.outcome is Outcome.approximate and copy.stats.get("all_needed") and smooth is None:
         # Nothing in it is doubtful but whether it is right everywhere: that is told by the check of what is read.
         try:
             judged, seen, told = CriticalPoints().judge(copy.network, oracle, rng=rng)
