@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import unveil as uv
 from unveil.blackbox.sources.apis import API_NAMES
+from unveil.blackbox.sources.open_inference import numbers
 from unveil.cli import app
 from unveil.cli.options import Asking
 
@@ -247,6 +248,62 @@ def test_statuses_may_be_asked_again_and_it_counts() -> None:
     assert end.exit_code == 2
     with pytest.raises(uv.BadInput, match="400 to 599"):
         uv.WireOptions(retry_on=(200,))
+
+
+def failing_after(count: int, reply: Any) -> Callable[[str, Any], Any]:
+    """MLflow's answers to the first requests, then something else."""
+    asked = [0]
+
+    def answer(path: str, body: Any) -> Any:
+        asked[0] += 1
+        return mlflow(path, body) if asked[0] <= count else reply
+
+    return answer
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_server_that_fails_midway_is_told_of_with_what_was_kept(tmp_path: Path, kept: bool) -> None:
+    store = ["--store", str(tmp_path / "s.sqlite")] if kept else []
+    command = ["span", "--api", "mlflow", "--shape", "5", "--answers", "values", "--json", *store]
+    with serving(failing_after(6, {"error": "quota used up"})) as base:
+        end = CliRunner().invoke(app, [*command, base])
+        assert end.exit_code == 3
+        assert "'error': 'quota used up'" in end.stderr
+        assert ("every answer is kept in" if kept else "with --store FILE the same command would go on") in end.stderr
+
+
+def test_words_and_rows_that_are_missing_among_numbers() -> None:
+    good = [[1.0, 2.0], [3.0, 4.0]]
+    assert numbers([*good, None], "it")[:2].tolist() == good
+    assert np.isnan(numbers([None, *good], "it")[0]).all()
+    assert np.isnan(numbers([1.0, None], "it")[1])
+    for reply, said in (([[1.0, 2.0], [3.0, "N/A"]], "'N/A' at /1/1"), (None, "'None'"), ({"p": 1}, "'p'")):
+        with pytest.raises(uv.SourceError, match=f"expected numbers, got .*{said}"):
+            numbers(reply, "it")
+
+
+def test_a_token_that_comes_back_is_not_shown() -> None:
+    options = uv.WireOptions(token=uv.Token("correct-horse"))
+    with serving(lambda path, body: {"you sent": "correct-horse"}) as base:
+        source = uv.HttpSource(base, shape=(5,), speaks=uv.JsonEndpoint("/x", "/out"), options=options)
+        with pytest.raises(uv.SourceError, match=r"'you sent': '\*\*\*'"):
+            source.answer(X)
+
+
+def test_a_server_that_answers_with_noise_is_asked_from_the_command_line() -> None:
+    rng = np.random.default_rng(0)
+
+    def noisy(path: str, body: Any) -> Any:
+        said = np.asarray(body["x"])
+        return {"out": (np.tanh(said @ np.eye(5)[:, :2]) + 1e-6 * rng.standard_normal((len(said), 2))).tolist()}
+
+    command = ["span", "--request", "/x", "--answer", "/out", "--shape", "5", "--json", "--budget", "20000"]
+    with serving(noisy) as base:
+        end = CliRunner().invoke(app, [*command, base])
+        assert end.exit_code == 3
+        assert "pass --noisy" in end.stderr
+        end = CliRunner().invoke(app, [*command, base, "--noisy"])
+        assert json.loads(end.stdout)["rank"] == 2
 
 
 def test_a_forgotten_shape_says_what_to_pass() -> None:

@@ -127,6 +127,14 @@ def test_a_server_that_takes_fewer_at_once_is_told_how_to_say_so():
         assert "--batch" not in str(error.value)
 
 
+def test_a_redirect_to_another_host_is_told_as_such():
+    with (
+        serve(default_fault="redirect 307 http://other.example/") as served,
+        pytest.raises(SourceError, match=r"another host, http://other\.example;"),
+    ):
+        HttpSource(served.url, options=FAST).answer(X)
+
+
 # Every way of misbehaving: (what is done to the second request, what the error says; "" if the answer must be right).
 FAULTS = {
     "500": "500",
@@ -144,12 +152,12 @@ FAULTS = {
     "cut": "connection broke",
     "vanish": "connection broke",
     "redirect 307 /v2/models/m/infer": "",
-    "redirect 302 /v2/models/m/infer": "redirect",
-    "redirect 307 http://127.0.0.1:9/": "another host",
+    "redirect 302 /v2/models/m/infer": r"redirect \(302\) to http://127.0.0.1:\d+/v2/models/m/infer",
+    "redirect 307 http://127.0.0.1:9/": "another address",
     "redirect 307 http://[": "no address",
     "truncated": "JSON",
     "empty": "JSON",
-    "html": "JSON",
+    "html": "JSON, .*beginning with",
     "deep": "JSON",
     "long": "answer_bytes",
     "bomb": "answer_bytes",

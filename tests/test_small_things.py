@@ -91,6 +91,11 @@ def test_the_version_is_a_name():
         ("is looked at; output= (--output) chooses another", "is looked at; --output chooses another"),
         ("give typical inputs (x=).", "give typical inputs (--inputs)."),
         ("f(x) = y, max=3, a.x=2, http://h/?budget=abc", "f(x) = y, max=3, a.x=2, http://h/?budget=abc"),
+        ("allow it with ask_again=True (--ask-again)", "allow it with --ask-again"),
+        ("allow it: retry_on=(500,) (--retry-on 500)", "allow it: --retry-on 500"),
+        ("longer than longest_wait=120; allow more", "longer than --longest-wait 120; allow more"),
+        ("or pass noisy=True", "or pass --noisy"),
+        ("it does: batch= (--batch)", "it does: --batch"),
     ],
 )
 def test_the_command_line_speaks_of_its_options(python, options):

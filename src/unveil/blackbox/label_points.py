@@ -124,9 +124,9 @@ def _refuse(side: Side, share: float) -> None:
     # Of two answers that differ one is wrong, so half of the share is the chance of a wrong label.
     raise UnsteadyAnswers(
         f"{share:.1%} of {LABEL_POOL_POINTS} questions got two different labels when asked twice (by {side.votes} "
-        f"votes each), so about {share / 2:.1%} of the labels are wrong and a bisection would go astray. Pass a larger "
-        "votes= (odd): the majority of v answers, each wrong with probability p < 1/2, is wrong with at most "
-        "(4p(1-p))^(v/2)."
+        f"votes each), so about {share / 2:.1%} of the labels are wrong and a bisection would go astray. From Python, "
+        "pass a larger votes= (odd) to unveil.blackbox.label_span.label_span: the majority of v answers, "
+        "each wrong with probability p < 1/2, is wrong with at most (4p(1-p))^(v/2)."
     )
 
 

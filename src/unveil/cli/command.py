@@ -24,11 +24,24 @@ from unveil.audit.verdict import DISK, INCOMPLETE, INTERRUPTED, USAGE, Status, e
 from unveil.audit.verdict import exit_code as exit_code
 from unveil.cli.program import homes
 from unveil.cli.words import in_options
-from unveil.outcome import BadInput, DiskFull, StoreError, UnveilError
+from unveil.outcome import (
+    BadInput,
+    DiskFull,
+    MissingAnswers,
+    ModelChanged,
+    SourceError,
+    StepAnswers,
+    StoreError,
+    UnsteadyAnswers,
+    UnveilError,
+)
 from unveil.writing import FULL
 
 # What stands for a value in the help, where an option names nothing itself; a switch takes none.
 PLACEHOLDERS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+# What a model answered, and no failure to answer: asked again it would say the same.
+NOT_FAILED = (MissingAnswers, ModelChanged, StepAnswers, UnsteadyAnswers)
 
 _stdout: ContextVar[TextIO | None] = ContextVar("stdout", default=None)
 
@@ -74,7 +87,10 @@ def command(function: Callable[..., None], home: typer.Typer | None = None) -> C
         asking = next((noun for noun in made.values() if hasattr(noun, "store")), None)
         said = "interrupted" if asking is None else interrupted(asking.store)
         ledger = functools.partial(getattr, asking, "ledger", None)
-        with _only_results(), clear_errors(as_json, said, ledger), _warnings_as_notes():
+        # A server that failed may answer another time; a file or a function says the same again.
+        served = str(given.get("source", "")).startswith(("http://", "https://"))
+        rest = going_on(asking.store) if served and asking is not None else ""
+        with _only_results(), clear_errors(as_json, said, ledger, rest), _warnings_as_notes():
             function(**given, **made)
 
     functools.update_wrapper(run, function)
@@ -129,7 +145,10 @@ def results() -> TextIO:
 
 @contextmanager
 def clear_errors(
-    as_json: bool = False, said: str = "interrupted", counted: Callable[[], Any] = lambda: None
+    as_json: bool = False,
+    said: str = "interrupted",
+    counted: Callable[[], Any] = lambda: None,
+    rest: str = "",
 ) -> Iterator[None]:
     """Turn what can go wrong outside the program into one line on stderr and an exit code; let bugs show themselves.
 
@@ -137,6 +156,7 @@ def clear_errors(
         as_json: Whether whoever called reads JSON: then the cause and the code stand on stdout as well.
         said: What Ctrl-C ends with.
         counted: Gives the ledger of the model that was asked, if one was.
+        rest: What becomes of the answers that a model gave before it failed.
     """
     _end = functools.partial(_ended, as_json=as_json, counted=counted)
     try:
@@ -148,7 +168,8 @@ def clear_errors(
     except (BadInput, StoreError) as error:
         _end(error, USAGE)
     except UnveilError as error:
-        _end(error, exit_code(error))
+        failed = isinstance(error, SourceError) and not isinstance(error, NOT_FAILED)
+        _end(f"{error}; {rest}" if failed and rest and counted() is not None else error, exit_code(error))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("unveil"):
             raise
@@ -184,9 +205,18 @@ def interrupted(store: Path | None, page: Path | None = None) -> str:
         page: The page that tells what was found by then.
     """
     found = "" if page is None else f"; what was found is in {page}"
+    return f"interrupted{found}; {going_on(store)}"
+
+
+def going_on(store: Path | None) -> str:
+    """What became of the answers that had come before a command ended, and how to go on.
+
+    Args:
+        store: Where answers are kept.
+    """
     if store is not None:
-        return f"interrupted{found}; every answer is kept in {store}, and the same command goes on from there"
-    return f"interrupted{found}; answers were not kept: with --store FILE the same command would go on"
+        return f"every answer is kept in {store}, and the same command goes on from there"
+    return "answers were not kept: with --store FILE the same command would go on"
 
 
 def _ended(error: object, code: int, as_json: bool, counted: Callable[[], Any]) -> None:

@@ -191,9 +191,11 @@ class Asking(Serving):
     answers: Annotated[
         str, typer.Option(metavar="KIND", help="What the answers are: auto, values, probabilities or labels.")
     ] = "auto"
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="Two answers to one question may differ by chance; the spread is measured.")
+    ] = False
     mean: Mean = None
     deviation: Deviation = None
-
     fix: Fix = None
     module: Annotated[
         str | None,
@@ -242,6 +244,7 @@ class Asking(Serving):
                 store=self.store,
                 answers="labels" if self.labels else self.answers,
                 output=None if served else self.output,
+                noisy=self.noisy,
                 inputs=held(self.fix),
                 trusted=self.trusted,
                 module=None if self.module is None else load(self.module),

@@ -78,6 +78,10 @@ class Serving:
     batch: Annotated[int, typer.Option(min=1, help="Most questions in one request.", rich_help_panel=_PANEL)] = 256
     timeout: Annotated[float, typer.Option(help="Seconds for one attempt.", rich_help_panel=_PANEL)] = 60.0
     retries: Annotated[int, typer.Option(min=0, help="Attempts after the first.", rich_help_panel=_PANEL)] = 6
+    longest_wait: Annotated[
+        float,
+        typer.Option(help="Most seconds to wait where the server says how long (Retry-After).", rich_help_panel=_PANEL),
+    ] = 120.0
     ask_again: Annotated[
         bool,
         typer.Option(
@@ -111,6 +115,7 @@ class Serving:
             batch=self.batch,
             timeout=self.timeout,
             retries=self.retries,
+            longest_wait=self.longest_wait,
             ask_again=self.ask_again,
             retry_on=_statuses(self.retry_on),
         )

@@ -9,8 +9,14 @@ OPTIONS = {
     name: f"--{name}"
     for name in ("budget", "within", "grid", "shape", "answers", "output", "store", "accuracy", "scale")
 } | {"x": "--inputs", "inputs": "--inputs", "executor": "--jobs"}
-_WRITTEN = re.compile(rf"(?<![\w.-])({'|'.join(OPTIONS)})=(?:\(([^()]*)\)|'([^']*)'|(\d[\w./-]*\w|\d))?(?=[\s.,;:)]|$)")
-_TWICE = re.compile(r"(--[a-z]+(?: [\w,./-]+)?)(?:, \1(?![\w-])| \(\1\))")
+OPTIONS |= {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("ask_again", "batch", "connections", "longest_wait", "noisy", "retries", "retry_on", "timeout")
+}
+_WRITTEN = re.compile(
+    rf"(?<![\w.-])({'|'.join(OPTIONS)})=(?:\(([^()]*?),?\)|'([^']*)'|True|(\d[\w./-]*\w|\d))?(?=[\s.,;:)]|$)"
+)
+_TWICE = re.compile(r"(--[a-z-]+(?: [\w,./-]+)?)(?:, \1(?![\w-])| \(\1\))")
 
 
 def in_options(text: str) -> str:

@@ -136,7 +136,12 @@ class HttpSource:
         headers, body = self._talk.encode(x, number)
         reply = await self._wire.exchange("POST", self._talk.url, headers, body, len(x), budget)
         assert reply is not None
-        return self._talk.decode(reply, len(x), number)[:count]
+        try:
+            return self._talk.decode(reply, len(x), number)[:count]
+        except SourceError as error:
+            if self.options.token is not None:  # a server may say back what it was sent
+                error.args = (self.options.token.hide(str(error)),)
+            raise
 
     def attempts(self) -> int:
         """Questions sent since the last call, every attempt counted."""

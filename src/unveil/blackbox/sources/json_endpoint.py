@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unveil.blackbox.answers import shown as for_a_line
 from unveil.blackbox.source import Questions, float_dtype
 from unveil.blackbox.sources.named_scores import NamedScores, without_quotes
 from unveil.blackbox.sources.open_inference import JSON_NUMBER, numbers, parse
@@ -175,12 +176,20 @@ class JsonTalk:
             elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
                 value = value[int(part)]
             else:
-                there = ", ".join(sorted(map(repr, value))[:8])[:200] if isinstance(value, dict) else str(value)[:60]
+                there = _told(value)
                 raise SourceError(
                     f"{self.shown}: nothing at {self.endpoint.answer!r} in the answer (no {part!r}; there is {there}); "
                     "correct --answer"
                 )
         return value
+
+
+def _told(value: Any) -> str:
+    """What is there instead of the answers: names, with the text of those that hold one, such as an error."""
+    if not isinstance(value, dict):
+        return for_a_line(str(value), 60)
+    names = (repr(key) + (f": {item!r}" if isinstance(item, str) else "") for key, item in sorted(value.items())[:8])
+    return for_a_line(", ".join(names), 200)
 
 
 def _parts(pointer: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from unveil.blackbox.answers import shown as for_a_line
 from unveil.blackbox.source import Questions, float_dtype
 from unveil.blackbox.sources.wire import Reply, Wire, shown
 from unveil.outcome import BadInput, SourceError
@@ -248,10 +249,16 @@ def parse(text: bytes, name: str) -> Any:
         )
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError):
         raise SourceError(
-            f"{name} sent an answer that cannot be used: no valid JSON ({type(error).__name__} in {len(text):,} bytes)"
+            f"{name} sent an answer that cannot be used: no valid JSON, {len(text):,} bytes{_beginning(text)}"
         ) from None
+
+
+def _beginning(text: bytes) -> str:
+    """What an answer that is no JSON begins with: a page for people mostly tells what is the matter."""
+    begun = for_a_line(" ".join(text[:400].decode("utf-8", "replace").split()), 80)
+    return f", beginning with {begun!r}" if begun else ""
 
 
 def _depth(text: bytes) -> int:
@@ -262,7 +269,10 @@ def _depth(text: bytes) -> int:
 
 
 def numbers(data: Any, name: str) -> np.ndarray:
-    """Nested lists of numbers as an array; null, which many servers write for NaN, becomes NaN."""
+    """Nested lists of numbers as an array; null, which many servers write for NaN, becomes NaN, or a row of it."""
+    whole = next((item for item in data if isinstance(item, list)), None) if isinstance(data, list) else None
+    if whole is not None:
+        data = [np.full(np.shape(whole), np.nan).tolist() if item is None else item for item in data]
     try:
         y = np.asarray(data)
         if y.dtype.kind == "O" and all(v is None or type(v) in (int, float) for v in y.ravel()):
@@ -272,8 +282,24 @@ def numbers(data: Any, name: str) -> np.ndarray:
     except ValueError:
         raise SourceError(f"{name} sent an answer that cannot be used: its lists differ in length") from None
     if y.dtype.kind not in "fiub" or data is None:
-        raise SourceError(f"{name} sent an answer that cannot be used: expected numbers, got {str(data)[:60]!r}")
+        at, entry = _no_number(data, "")
+        raise SourceError(
+            f"{name} sent an answer that cannot be used: expected numbers, got {for_a_line(str(entry), 60)!r}"
+            f"{f' at {at}' if at else ''}"
+        )
     return y
+
+
+def _no_number(data: Any, at: str) -> tuple[str, Any]:
+    """Where the first entry is that is no number, as a JSON pointer, and what is there."""
+    if not isinstance(data, list):
+        return at, data
+    for place, item in enumerate(data):
+        if isinstance(item, list) or (item is not None and not isinstance(item, int | float)):
+            found = _no_number(item, f"{at}/{place}")
+            if found[0]:
+                return found
+    return "", data
 
 
 def _places(outputs: list[dict[str, Any]], raw: bytes, name: str) -> dict[int, bytes]:

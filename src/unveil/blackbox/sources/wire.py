@@ -134,7 +134,7 @@ class Wire:
                 if trouble.wait > self.options.longest_wait:
                     raise SourceError(
                         f"{self.shown}: {trouble.text} and asks to wait {trouble.wait:.0f} s, longer than "
-                        f"longest_wait={self.options.longest_wait:g} s; come back later: with a store nothing is lost"
+                        f"longest_wait={self.options.longest_wait:g}; allow more, or come back later"
                     )
                 pause = max(pause, trouble.wait)
             _LOG.info("%s: %s; attempt %d in %.1f s", self.shown, trouble.text, attempt + 2, pause)
@@ -168,6 +168,8 @@ class Wire:
         except httpx.DecodingError:
             raise SourceError(f"{self.shown}: the answer's compression is damaged") from None
         except (httpx.TransportError, httpx.StreamError) as error:
+            if "location header" in str(error):  # httpx looks where a redirect leads before it is asked to
+                raise SourceError(f"{self.shown} redirects to what is no address") from None
             text = f"the connection broke ({self._clean(str(error)) or type(error).__name__})"
             return _Trouble(text, again=self.options.ask_again, maybe=True)
         except (httpx.InvalidURL, UnicodeError) as error:
@@ -180,8 +182,8 @@ class Wire:
             body += piece
             if len(body) > limit:
                 raise SourceError(
-                    f"{self.shown}: the answer is longer than answer_bytes={limit:,}; "
-                    "raise it, or ask fewer questions in one request (batch=)"
+                    f"{self.shown}: the answer is longer than {limit:,} bytes; ask fewer questions in one request "
+                    "(batch=), or allow more from Python (WireOptions.answer_bytes)"
                 )
         return bytes(body)
 
@@ -213,12 +215,13 @@ class Wire:
             raise SourceError(f"{self.shown} redirects to what is no address") from None
         if (old.scheme, old.netloc) != (new.scheme, new.netloc):
             raise SourceError(
-                f"{self.shown} redirects to another host, {self._clean(f'{new.scheme}://{new.hostname}')}; refused: "
-                "name that address yourself if you trust it"
+                f"{self.shown} redirects to another {'host' if old.hostname != new.hostname else 'address'}, "
+                f"{self._clean(f'{new.scheme}://{new.netloc}')}; refused: name that address yourself if you trust it"
             )
         if method != "GET" and response.status_code not in (307, 308):
             raise SourceError(
-                f"{self.shown} answers questions with a redirect ({response.status_code}); is it the address?"
+                f"{self.shown} answers questions with a redirect ({response.status_code}) to "
+                f"{self._clean(shown(target))}, which would drop them; if the model is there, name that address"
             )
         return target
 
