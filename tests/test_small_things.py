@@ -96,6 +96,10 @@ def test_the_version_is_a_name():
         ("longer than longest_wait=120; allow more", "longer than --longest-wait 120; allow more"),
         ("or pass noisy=True", "or pass --noisy"),
         ("it does: batch= (--batch)", "it does: --batch"),
+        (
+            "mark what is asked with ... (--fix x=... --fix rate=16000)",
+            "mark what is asked with ... (--fix x=... --fix rate=16000)",
+        ),
     ],
 )
 def test_the_command_line_speaks_of_its_options(python, options):

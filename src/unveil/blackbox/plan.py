@@ -106,6 +106,8 @@ def load_plan(path: str | Path) -> Plan:
     Raises:
         BadInput: Not a plan.
     """
+    if not Path(path).exists():
+        raise BadInput(f"there is no file {path}; expected the plan that `unveil plan` wrote")
     try:
         with np.load(path, allow_pickle=False) as file:
             return Plan(

@@ -83,6 +83,8 @@ def _of_table(path: Path, output: str | None, ignore: tuple[str, ...], common: C
     from unveil.blackbox.active_subspace import active_subspace
     from unveil.cli.tables import TABLE_SUFFIXES, read_table
 
+    if not path.exists():
+        raise BadInput(f"there is no file {path}")
     if path.suffix.lower() not in TABLE_SUFFIXES or _is_plan(path):
         raise BadInput(
             f"{path} is no table ({', '.join(TABLE_SUFFIXES)}); a plan needs its answers: unveil conclude PLAN ANSWERS"

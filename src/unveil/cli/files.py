@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,19 @@ def require_fresh(out: Path | None, force: bool, *suffixes: str, option: str = "
     refuse_existing([out], force)
 
 
+def require_writable(file: Path) -> None:
+    """Find out before anything is asked that a file cannot be written: what is found would be lost.
+
+    Raises:
+        BadInput: A folder has that name, or the file, or the folder that it is to be in, may not be written.
+    """
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder; name a file")
+    place = file if file.exists() else file.parent
+    if place.exists() and not os.access(place, os.W_OK):
+        raise BadInput(f"{place} may not be written; name a file elsewhere, or change its permissions")
+
+
 def require_fresh_page(page: Path, force: bool, subject: str | None = None) -> None:
     """Check where a page and the files beside it are to go.
 
@@ -51,6 +65,8 @@ def require_fresh_page(page: Path, force: bool, subject: str | None = None) -> N
     """
     from unveil.audit.page import wrote
 
+    for each in (page, page.with_suffix(".json")):
+        require_writable(each)
     if force or wrote(page, subject):
         return
     if subject is not None and wrote(page):
@@ -63,25 +79,32 @@ def refuse_existing(files: list[Path], force: bool) -> None:
     """Refuse to overwrite.
 
     Raises:
-        BadInput: One of the files is there, and `force` is not given.
+        BadInput: One of the files is there, and `force` is not given; or it cannot be written.
     """
+    for file in files:
+        require_writable(file)
     there = next((file for file in files if file.exists()), None)
     if there is not None and not force:
         raise BadInput(f"{there} is there already; name another file, or pass --force to overwrite it")
 
 
 def keep(out: Path, write: Callable[[Path], object]) -> None:
-    """Write what was found to `out`; where the disk is full, to the folder for temporary files, so that it is kept.
+    """Write what was found to `out`; where that fails, to the folder for temporary files, so that it is kept.
 
     Raises:
-        DiskFull: Always if `out` could not be written; the text says where the result is now, if anywhere.
+        DiskFull: The disk is full; the text says where the result is now, if anywhere.
+        BadInput: `out` could not be written for another reason, and the same.
+        OSError: That reason, where the result is nowhere.
     """
     try:
         write(out)
-    except DiskFull as full:
+    except (DiskFull, OSError) as failed:
         spare = Path(tempfile.mkdtemp(prefix="unveil-")) / out.name
         try:
             write(spare)
         except (DiskFull, OSError):
-            raise full from None
-        raise DiskFull(f"{full}. What was found is kept in {spare}") from None
+            raise failed from None
+        kept = f"What was found is kept in {spare}"
+        if isinstance(failed, DiskFull):
+            raise DiskFull(f"{failed}. {kept}") from None
+        raise BadInput(f"{out} cannot be written: {failed.strerror or failed}. {kept}") from None

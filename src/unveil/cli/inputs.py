@@ -16,7 +16,7 @@ import numpy as np
 from unveil.audit.text import count
 from unveil.blackbox.domain import described
 from unveil.cli.example_table import read_examples
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, unreadable
 
 if TYPE_CHECKING:
     from unveil.blackbox.oracle import Oracle
@@ -83,6 +83,7 @@ def read_inputs(
         x, labels, said = _array(path, oracle, label)
     x, more = _fitted(x, oracle, path)
     said += more
+    x = x.astype(np.uint8) if x.dtype.kind == "b" else x  # black and white
     if x.dtype.kind not in "uif":
         raise BadInput(f"{path} holds {x.dtype} values; expected numbers")
     divisor = scale
@@ -184,7 +185,7 @@ def _array(path: Path, oracle: Oracle, label: str | None) -> tuple[np.ndarray, n
     except BadInput:
         raise
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} cannot be read as {kind or 'pictures'}: {error or type(error).__name__}") from error
+        raise BadInput(f"{path} cannot be read as {kind or 'pictures'}: {unreadable(error)}") from error
     raise BadInput(
         f"{path} ends in {kind or 'nothing'}; expected .npz, .npy, .csv, .parquet, .png, .jpg or a folder of pictures"
     )
@@ -210,13 +211,15 @@ def _npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
         x = arrays[chosen]
         label = next((name for name in _LABEL_KEYS if name in names and name != chosen), None)
         labels = None if label is None else arrays[label]
+    said = [f"array `{chosen}`"]
     if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind not in "ui"):
+        said.append(f"`{label}` left out, as it is not one whole number for each")
         labels = None
-    return x, None if labels is None else labels.astype(np.int64), [f"array `{chosen}`"]
+    return x, None if labels is None else labels.astype(np.int64), said
 
 
 def _numbers(array: object) -> bool:
-    return isinstance(array, np.ndarray) and array.ndim >= 1 and array.dtype.kind in "uif"
+    return isinstance(array, np.ndarray) and array.ndim >= 1 and array.dtype.kind in "buif"
 
 
 def _csv(path: Path, n: int, label: str | None) -> tuple[np.ndarray, np.ndarray | None, list[str]]:

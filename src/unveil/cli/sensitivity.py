@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import keep, require_writable
 from unveil.cli.options import Common, Parallel
 from unveil.outcome import BadInput
 
@@ -135,6 +136,7 @@ def sensitivity(
     for file in (page, out):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)  # found out before anything is run
+            require_writable(file)
     options = {"rng": common.rng("sensitivity"), "share": share, "confidence": confidence}
     if source is not None and not source.rpartition(":")[0].endswith(".py"):
         runs.refuse()
@@ -144,10 +146,10 @@ def sensitivity(
         name, found = _of_runs(source, runs, problem, parallel, common, options)
     written: list[Path] = []
     if out is not None:
-        write_arrays(out, arrays(found))
+        keep(out, lambda path: write_arrays(path, arrays(found)))
         written.append(out)
     if page is not None:
-        written += told(found, name, seed=common.seed).write(page)
+        keep(page, lambda path: written.extend(told(found, name, seed=common.seed).write(path)))
     common.tell(
         {**figures(found), "outcome": found.outcome, "conclusion": found.conclusion()}
         | ({"files": [str(file) for file in written]} if written else {}),

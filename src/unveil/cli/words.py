@@ -14,7 +14,7 @@ OPTIONS |= {
     for name in ("ask_again", "batch", "connections", "longest_wait", "noisy", "retries", "retry_on", "timeout")
 }
 _WRITTEN = re.compile(
-    rf"(?<![\w.-])({'|'.join(OPTIONS)})=(?:\(([^()]*?),?\)|'([^']*)'|True|(\d[\w./-]*\w|\d))?(?=[\s.,;:)]|$)"
+    rf"(?<![\w.-])(?<!--fix )({'|'.join(OPTIONS)})=(?:\(([^()]*?),?\)|'([^']*)'|True|(\d[\w./-]*\w|\d))?(?=[\s.,;:)]|$)"
 )
 _TWICE = re.compile(r"(--[a-z-]+(?: [\w,./-]+)?)(?:, \1(?![\w-])| \(\1\))")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Token:
         try:
             return cls(Path(path).read_text(encoding="utf-8").strip(), header)
         except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"cannot read a token from {path}: {type(error).__name__}") from None
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise BadInput(f"cannot read a token from {path}: {why}") from None
 
     def headers(self) -> dict[str, str]:
         """What to send."""
@@ -103,5 +105,9 @@ class WireOptions:
                 raise BadInput(f"{name} must be at least 1; got {getattr(self, name)}")
         if any(not 400 <= status <= 599 for status in self.retry_on):
             raise BadInput(f"retry_on (--retry-on) takes statuses from 400 to 599; got {self.retry_on}")
-        if self.timeout <= 0 or self.retries < 0 or self.longest_wait < 0:
-            raise BadInput("timeout must be positive, retries and longest_wait at least 0")
+        if not 0 < self.timeout < math.inf:
+            raise BadInput(f"timeout= must be a positive number of seconds; got {self.timeout:g}")
+        if not 0 <= self.longest_wait < math.inf:
+            raise BadInput(f"longest_wait= must be a number of seconds, 0 or more; got {self.longest_wait:g}")
+        if self.retries < 0:
+            raise BadInput(f"retries= must be 0 or more; got {self.retries}")

@@ -59,7 +59,10 @@ def search(ask: Asker, goal: Goal) -> State:
         ended = Outcome.approximate
     except BudgetExceeded:
         ended = Outcome.budget_ended
-    if ended and ledger.left < np.inf and ledger.left <= 2 * price(state.known.n, ask.oracle.m, state.rank, ask.smooth):
+    kept, first = price(state.known.n, ask.oracle.m, state.rank, ask.smooth), 0 if state.rank else state.known.n + 1
+    if ended and ledger.left <= kept + max(
+        kept, first
+    ):  # what is kept back, and one more measurement or first gradient
         ended = Outcome.budget_ended
     ask.limit = np.inf
     try:

@@ -62,6 +62,8 @@ def load(path: str | Path, output: str | None = None, inputs: Mapping[str, Any] 
         raise BadInput(
             f"{str(path)!r} may hold executable code and is not opened; build the module and use unveil.from_torch"
         )
+    if not Path(path).exists():
+        raise BadInput(f"there is no file {str(path)!r}; expected a network in a file, .onnx or .npz")
     raise BadInput(f"cannot tell the format of {str(path)!r}; .onnx and .npz are read")
 
 
