@@ -43,8 +43,13 @@ def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
         ledger.sent += source.attempts()
     if y.ndim == 0 or len(y) != len(x):
         turned = ""
-        if y.ndim > 2 and y.shape[1] == len(x):
+        if y.ndim == 0:
+            single = "" if y.dtype != object else f" (it returned a {type(y.item()).__name__})"
+            turned = f"{single}; of a function that takes one input at a time pass lambda x: [f(row) for row in x]"
+        elif y.ndim > 2 and y.shape[1] == len(x):
             turned = "; its second axis has that length: if time comes first, pass lambda x: model(x).swapaxes(0, 1)"
+        elif y.ndim == 2 and y.shape[1] == len(x):
+            turned = "; its columns are that many: if they are the questions, pass lambda x: model(x).T"
         raise SourceError(
             f"{source.name} answered {len(x)} questions with shape {y.shape}; expected ({len(x)}, m): "
             f"one row per question{turned}"

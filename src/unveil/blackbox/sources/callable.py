@@ -11,7 +11,7 @@ from unveil.blackbox.answers import shown
 from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.held_inputs import HeldInputs
 from unveil.blackbox.sources.lent import Lent
-from unveil.blackbox.sources.structured import part_of
+from unveil.blackbox.sources.structured import part_of, plain
 
 
 class CallableSource:
@@ -50,6 +50,7 @@ class CallableSource:
         self._held = HeldInputs(inputs, function, self.name) if inputs else None
         self._sent = 0
         self._lent = Lent(self.name)
+        self._listed = False  # whether it was seen to return a list of outputs
 
     def answer(self, x: Questions) -> np.ndarray:
         self._sent += len(x)
@@ -59,11 +60,12 @@ class CallableSource:
         if isinstance(said, np.ndarray) and self._output is None:
             part = said
         else:
-            part, note = part_of(said, len(x), self.name, self._output)
+            part, note = part_of(said, len(x), self.name, self._output, self._listed)
+            self._listed = self._listed or (isinstance(said, list) and part is not said and len(said) != len(x))
             if len(x) > 1:  # a single question fits whatever has one row
                 self.notes = (note,) if note else ()
         # The function may return the same buffer every time.
-        y = np.array(part)
+        y = np.array(plain(part))
         self._lent.returned(question, given)
         return y[:, None] if y.ndim == 1 else y
 

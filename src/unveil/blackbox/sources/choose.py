@@ -22,6 +22,8 @@ from unveil.blackbox.wrappers import LabelsOnly, LogRatios, Restricted
 from unveil.keras_graph import ENDINGS
 from unveil.outcome import BadInput, UnveilError
 
+# What objects answer with that are no models of a known kind.
+ASKED_METHODS = ("predict_proba", "decision_function", "predict", "transform", "forward")
 # Files of weights without the computation, and how each becomes something that can be asked.
 WEIGHTS_ALONE = dict.fromkeys(
     (".safetensors", ".ckpt"),
@@ -170,6 +172,10 @@ def source_of(  # noqa: PLR0913 - options of a public verb
         return TorchSource.from_weights(Path(source), module, shape, output, inputs)
     if isinstance(source, str | Path) and not str(source).startswith(("http://", "https://")):
         return from_file(Path(source), shape, output, inputs, trusted)
+    if isinstance(source, type):
+        raise BadInput(
+            f"{source.__name__} is a class, and what is asked is a model: pass one that was made and trained"
+        )
     if _is_torch_module(source):
         from unveil.blackbox.sources.torch import TorchSource
 
@@ -196,9 +202,11 @@ def source_of(  # noqa: PLR0913 - options of a public verb
         from unveil.blackbox.sources.sklearn import SklearnSource
 
         return SklearnSource(source, answers)
+    methods = [name for name in ASKED_METHODS if callable(getattr(source, name, None))]
+    hint = f"; pass one of its methods ({', '.join(methods)}), with shape=" if methods else ""
     raise BadInput(
         f"cannot ask a {type(source).__name__}; expected a function, a torch module, a scikit-learn estimator, "
-        "the path of an .onnx file or the URL of a served model"
+        f"the path of an .onnx file or the URL of a served model{hint}"
     )
 
 

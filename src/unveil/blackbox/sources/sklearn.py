@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,17 +45,30 @@ class SklearnSource:
         self.classes = None if self.names is None else {i: str(name) for i, name in enumerate(self.names)}
         self.in_steps = _steps(estimator)
         self._sent = 0
+        self._table: Callable[[Questions], Any] | None = None
 
     def answer(self, x: Questions) -> np.ndarray:
         self._sent += len(x)
         with warnings.catch_warnings():
             # An estimator fitted to a table would miss its column names in every single batch.
             warnings.filterwarnings("ignore", message="X does not have valid feature names")
-            y = np.asarray(getattr(self.estimator, self.method)(x.copy()))
+            y = np.asarray(self._said(x.copy()))
         if self.method == "predict" and self.names is not None:
             # classes_ is sorted, so that the number of a label is its place there.
             return np.searchsorted(self.names, y).astype(np.int64)
         return y
+
+    def _said(self, x: Questions) -> Any:
+        """What the method says of an array or, where it names columns and so refuses arrays, of a table."""
+        ask = getattr(self.estimator, self.method)
+        if self._table is None:
+            try:
+                return ask(x)
+            except ValueError:
+                self._table = _table(getattr(self.estimator, "feature_names_in_", None))
+                if self._table is None:
+                    raise
+        return ask(self._table(x))
 
     def attempts(self) -> int:
         sent, self._sent = self._sent, 0
@@ -62,6 +76,17 @@ class SklearnSource:
 
     def fingerprint(self) -> str:
         return f"sklearn {self.name}.{self.method} {self.shape}"
+
+
+def _table(names: Any) -> Callable[[Questions], Any] | None:
+    """Makes a table of questions; None where the columns have no names, or there is no pandas to make one with."""
+    if names is None:
+        return None
+    try:
+        from pandas import DataFrame
+    except ImportError:
+        return None
+    return lambda x: DataFrame(x, columns=list(names))
 
 
 def _steps(estimator: Any) -> str:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from unveil.blackbox.answers import shown
 from unveil.outcome import BadInput, SourceError
 
@@ -16,7 +18,7 @@ PREFERRED = (
 )  # fmt: skip
 
 
-def part_of(y: Any, count: int, name: str, output: str | None = None) -> tuple[Any, str]:
+def part_of(y: Any, count: int, name: str, output: str | None = None, listed: bool = False) -> tuple[Any, str]:
     """The answers in what was returned.
 
     Args:
@@ -24,6 +26,7 @@ def part_of(y: Any, count: int, name: str, output: str | None = None) -> tuple[A
         count: How many questions were asked.
         name: What people call the model.
         output: The name (of a tuple's member its number) of the part to be looked at.
+        listed: Whether a list of arrays holds several outputs also where it is as long as there are questions.
 
     Returns:
         The answers, and one clause on the choice; empty if there was none to make.
@@ -32,7 +35,7 @@ def part_of(y: Any, count: int, name: str, output: str | None = None) -> tuple[A
         BadInput: `output` is given, and there is no such part.
         SourceError: No part has one row per question.
     """
-    parts = _parts(y, count)
+    parts = _parts(y, count, listed)
     if parts is None:
         if output is not None:
             raise BadInput(f"{name} returns one array; output= chooses among several")
@@ -55,7 +58,7 @@ def part_of(y: Any, count: int, name: str, output: str | None = None) -> tuple[A
     return parts[chosen], f"of what it returns ({told}) {chosen!r:.60} is looked at; output= (--output) chooses another"
 
 
-def _parts(y: Any, count: int) -> dict[str, Any] | None:
+def _parts(y: Any, count: int, listed: bool) -> dict[str, Any] | None:
     if hasattr(y, "shape") or y is None:
         return None
     found: Mapping[Any, Any] | None = None
@@ -65,7 +68,9 @@ def _parts(y: Any, count: int) -> dict[str, Any] | None:
         found = {field.name: getattr(y, field.name) for field in dataclasses.fields(y)}
     elif isinstance(y, tuple) and hasattr(y, "_asdict"):
         found = y._asdict()
-    elif isinstance(y, tuple) and _several(y, count):
+    elif (isinstance(y, tuple) and _several(y, count)) or (
+        isinstance(y, list) and (listed or len(y) != count) and _outputs(y, count)
+    ):
         found = dict(enumerate(y))
     elif not isinstance(y, tuple | list) and any(hasattr(y, key) for key in PREFERRED):
         found = {key: getattr(y, key) for key in PREFERRED if hasattr(y, key)}
@@ -78,6 +83,25 @@ def _several(y: tuple[Any, ...], count: int) -> bool:
     """Whether a tuple holds several outputs, and not one row per question."""
     sizes = [len(getattr(member, "shape", ())) for member in y]
     return any(sizes) and (len(y) != count or max(sizes) > 1)
+
+
+def _outputs(y: list[Any], count: int, listed: bool) -> bool:
+    """Whether a list holds arrays with a row for each question, as models with several outputs return them."""
+    shapes = [tuple(getattr(member, "shape", ())) for member in y]
+    held = bool(shapes) and all(len(shape) > 1 and shape[0] == count for shape in shapes)
+    return held and (listed or len(y) != count)
+
+
+def plain(y: Any) -> Any:
+    """What NumPy takes for an array: tensors without their history, sparse rows in full, NaN where a mask hides."""
+    if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
+        return np.ma.filled(y.astype(np.float64), np.nan)
+    if isinstance(y, list | tuple):
+        return [plain(row) for row in y] if any(hasattr(row, "detach") for row in y) else y
+    if hasattr(y, "detach"):
+        y = y.detach().cpu()
+        return (y.float() if str(y.dtype) == "torch.bfloat16" else y).numpy()
+    return y.toarray() if hasattr(y, "toarray") else y
 
 
 def _rows(value: Any) -> int:

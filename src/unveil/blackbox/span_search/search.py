@@ -59,10 +59,8 @@ def search(ask: Asker, goal: Goal) -> State:
         ended = Outcome.approximate
     except BudgetExceeded:
         ended = Outcome.budget_ended
-    kept, first = price(state.known.n, ask.oracle.m, state.rank, ask.smooth), 0 if state.rank else state.known.n + 1
-    if ended and ledger.left <= kept + max(
-        kept, first
-    ):  # what is kept back, and one more measurement or first gradient
+    first = 0 if state.rank else state.known.n + 1  # what a first gradient takes
+    if ended and ledger.left <= 2 * max(first, price(state.known.n, ask.oracle.m, state.rank, ask.smooth)):
         ended = Outcome.budget_ended
     ask.limit = np.inf
     try:
