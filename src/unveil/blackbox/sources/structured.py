@@ -68,9 +68,7 @@ def _parts(y: Any, count: int, listed: bool) -> dict[str, Any] | None:
         found = {field.name: getattr(y, field.name) for field in dataclasses.fields(y)}
     elif isinstance(y, tuple) and hasattr(y, "_asdict"):
         found = y._asdict()
-    elif (isinstance(y, tuple) and _several(y, count)) or (
-        isinstance(y, list) and (listed or len(y) != count) and _outputs(y, count)
-    ):
+    elif (isinstance(y, tuple) and _several(y, count)) or (isinstance(y, list) and _outputs(y, count, listed)):
         found = dict(enumerate(y))
     elif not isinstance(y, tuple | list) and any(hasattr(y, key) for key in PREFERRED):
         found = {key: getattr(y, key) for key in PREFERRED if hasattr(y, key)}
