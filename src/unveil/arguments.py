@@ -35,6 +35,21 @@ def as_numbers(value: object, what: str) -> Float[np.ndarray, "..."]:
     raise BadInput(f"{what} must be real numbers: {refused}")
 
 
+def vectors(x: object, n: int, what: str) -> Float[np.ndarray, "*N n"]:
+    """An argument of n finite numbers, or of several rows of them, as float64.
+
+    Raises:
+        BadInput: Not numbers, another shape, NaN or infinity.
+    """
+    rows = as_numbers(x, what)
+    if rows.ndim == 0 or rows.shape[-1] != n:
+        flat = f"; pass them flattened, with .reshape(-1, {n})" if rows.ndim > 2 else ""
+        raise BadInput(f"{what} must have shape ({n},) or (N, {n}); got {rows.shape}{flat}")
+    if not np.isfinite(rows).all():
+        raise BadInput(f"{what} must be finite: leave out rows with NaN or infinity, or fill them in")
+    return rows
+
+
 def examples(x: object, n: int, least: int = 1) -> Float[np.ndarray, "N n"] | None:
     """Example inputs `x=` as float64 rows of n numbers; None stays.
 

@@ -64,6 +64,10 @@ class Audit:
     def __post_init__(self) -> None:
         if self.inputs is not None and (self.inputs.ndim != 2 or self.inputs.shape[1] != self.oracle.n):
             raise BadInput(f"inputs must have shape (N, {self.oracle.n}); got {self.inputs.shape}")
+        if self.inputs is not None and not len(self.inputs):
+            raise BadInput("inputs has no rows; pass at least one input, or None for random ones")
+        if self.inputs is not None and not np.isfinite(self.inputs).all():
+            raise BadInput("inputs must be finite: leave out rows with NaN or infinity, or fill them in")
 
     def standardise(self) -> None:
         """Ask a table's model in standard deviations of the examples, from their mean.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from unveil.arguments import Randomness, generator
+from unveil.arguments import Randomness, generator, vectors
 from unveil.blackbox.evaluation_design import space_filling
 from unveil.blackbox.gradient_covariance import GradientCovariance
 from unveil.blackbox.oracle import Oracle, must_be_asked
@@ -151,12 +151,20 @@ class ActiveSubspace:
         return self.inputs.columns(values)
 
     def project(self, x: np.ndarray) -> np.ndarray:
-        """The part of scaled inputs (n,) or (N, n) that lies in the active directions."""
-        return np.asarray(x @ self.active.T @ self.active)
+        """The part of scaled inputs (n,) or (N, n) that lies in the active directions.
+
+        Raises:
+            BadInput: Not n finite numbers, or rows of them.
+        """
+        return np.asarray(vectors(x, self.active.shape[1], "x") @ self.active.T @ self.active)
 
     def coordinates(self, x: np.ndarray, dimension: int | None = None) -> np.ndarray:
-        """Active variables of scaled inputs (n,) or (N, n): what the answers are drawn against in a summary plot."""
-        return np.asarray(x @ self.basis[: dimension or self.dimension].T)
+        """Active variables of scaled inputs (n,) or (N, n): what the answers are drawn against in a summary plot.
+
+        Raises:
+            BadInput: Not n finite numbers, or rows of them.
+        """
+        return np.asarray(vectors(x, self.basis.shape[1], "x") @ self.basis[: dimension or self.dimension].T)
 
     def conclusion(self) -> str:
         """What these evaluations are good for, in a sentence or two."""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from unveil.arguments import Randomness, as_numbers, generator
+from unveil.arguments import Randomness, as_numbers, generator, vectors
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.outcome import BadInput
@@ -113,7 +113,9 @@ def hessian(
     _require_output(oracle, output)
     rng = generator(rng)
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
-    x = as_numbers(x, "x")
+    x = vectors(x, oracle.n, "x")
+    if x.ndim != 2:
+        raise BadInput(f"x must have shape (N, {oracle.n}); got {x.shape}")
     h = _within_box(oracle, smooth_step(noise, order=2), room=8)
     if oracle.within is None:
         return _second_differences(oracle, x, h, output)

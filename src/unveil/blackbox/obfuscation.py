@@ -135,13 +135,18 @@ def obfuscate(  # noqa: PLR0913 - options of a public verb
     x = np.atleast_2d(as_numbers(x, "inputs"))
     if x.ndim != 2 or x.shape[1] != span.n:
         raise BadInput(f"inputs must have shape (N, {span.n}); got {x.shape}")
-    if not scale > 0:
-        raise BadInput(f"scale must be positive; got {scale!r}")
+    if not np.isfinite(x).all():
+        raise BadInput("inputs must be finite: leave out rows with NaN or infinity, or fill them in")
+    if not 0 < scale < np.inf:
+        raise BadInput(f"scale must be positive and finite; got {scale!r}")
     if span.rank >= span.n:
         raise BadInput("every direction matters to this model: there is no complement to hide noise in")
     within = box(oracle.within if within is None and oracle is not None else within, span.n)
-    norms = np.linalg.norm(x, axis=1)
-    wanted = scale * np.where(norms > 0, norms, np.sqrt(span.n))
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(x, axis=1)
+        wanted = scale * np.where(norms > 0, norms, np.sqrt(span.n))
+    if not np.isfinite(wanted).all():
+        raise BadInput(f"noise {scale:g} times as long as inputs of size {abs(x).max():.3g} is beyond double precision")
     if within is None:
         noise = rng.standard_normal(x.shape)
         for _ in range(2):  # of what lay nearly in the span the first leaves rounding, made as long as the rest

@@ -92,12 +92,19 @@ class OutputSpan:
         return len(self.origin)
 
     def excess(self, answers: Float[np.ndarray, "N a"]) -> Float[np.ndarray, " N"]:
-        """Distance of answers from the span, in units of what noise makes of it: about 1 for the model's own."""
-        read = self.reading(as_numbers(answers, "answers")) - self.origin
+        """Distance of answers from the span, in units of what noise makes of it: about 1 for the model's own.
+
+        Raises:
+            BadInput: Not rows of numbers, another number of outputs, NaN or infinity.
+        """
+        answers = as_numbers(answers, "answers")
+        if answers.ndim != 2 or not np.isfinite(answers).all():
+            raise BadInput(f"answers must be finite rows, one for each; got shape {answers.shape}, or NaN or infinity")
+        read = self.reading(answers) - self.origin
         inside = read @ self.basis.T
         outside = np.linalg.norm(read - inside @ self.basis, axis=1)
         count = self.rank + 1 + self.spare
-        own = self.reading.rounding(as_numbers(answers, "answers")) / max(self.rounding, 1e-300)
+        own = self.reading.rounding(answers) / max(self.rounding, 1e-300)
         # An answer's own noise, and that of the span where the answer lies.
         values = np.maximum(self.singular_values[: self.rank], np.finfo(np.float64).tiny)
         factor = np.maximum(own, 0.1) ** 2 + 1 / count + np.sum((inside / values) ** 2, axis=1)
@@ -129,11 +136,17 @@ class OutputSpan:
             raise BadInput(f"this span cannot tell whose an answer is: {self.why}")
         limit = fdtri(self.freedom, max(1, self.spare) * self.freedom, 1 - false_alarm)
         # Sums inside a network round some answers twice as badly as others; other models lie much further off.
-        return np.asarray(self.excess(np.atleast_2d(answers)) ** 2 <= 4 * limit)
+        return np.asarray(self.excess(np.atleast_2d(as_numbers(answers, "answers"))) ** 2 <= 4 * limit)
 
     def distance(self, other: OutputSpan | np.ndarray) -> float:
-        """Sine of the largest principal angle to another span or a matrix's column space; 1 if the ranks differ."""
+        """Sine of the largest principal angle to another span or a matrix's column space; 1 if the ranks differ.
+
+        Raises:
+            BadInput: No matrix, or NaN or infinity in it.
+        """
         columns = other.basis.T if isinstance(other, OutputSpan) else as_numbers(other, "columns")
+        if columns.ndim != 2 or not np.isfinite(columns).all():
+            raise BadInput(f"columns must be a matrix of finite numbers; got shape {columns.shape}, or NaN or infinity")
         if not isinstance(other, OutputSpan) and self.reading.kind != "values":
             columns = columns - columns.mean(axis=0)
         if len(columns) != self.m:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.arguments import Randomness, as_numbers, generator
+from unveil.arguments import Randomness, generator, vectors
 from unveil.blackbox.oracle import Oracle, must_be_asked
 from unveil.blackbox.span_search.points import base_points, legal_step
 from unveil.one_line import one_line
@@ -82,16 +82,30 @@ class RowSpan:
         return int(self.basis.shape[1])
 
     def project(self, x: np.ndarray) -> np.ndarray:
-        """The part of x (n,) or (N, n) that the model sees."""
-        return np.asarray(x @ self.basis.T @ self.basis)
+        """The part of x (n,) or (N, n) that the model sees.
+
+        Raises:
+            BadInput: Not n finite numbers, or rows of them.
+        """
+        return np.asarray(vectors(x, self.n, "x") @ self.basis.T @ self.basis)
 
     def complement(self, x: np.ndarray) -> np.ndarray:
-        """The part of x that the model does not see."""
+        """The part of x that the model does not see.
+
+        Raises:
+            BadInput: As `project`.
+        """
+        x = vectors(x, self.n, "x")
         return np.asarray(x - self.project(x))
 
     def distance(self, other: RowSpan | np.ndarray) -> float:
-        """Sine of the largest principal angle to another span or a matrix's row space; 1 if the ranks differ."""
-        rows = other.basis if isinstance(other, RowSpan) else _orthonormal(as_numbers(other, "rows"))
+        """Sine of the largest principal angle to another span or a matrix's row space; 1 if the ranks differ.
+
+        Raises:
+            BadInput: Not a span of, or rows of, n numbers each.
+        """
+        given = vectors(other.basis if isinstance(other, RowSpan) else other, self.n, "rows")
+        rows = given if isinstance(other, RowSpan) else _orthonormal(np.atleast_2d(given))
         if rows.shape != self.basis.shape:
             return 1.0
         return float(np.linalg.norm(self.complement(rows), 2)) if len(rows) else 0.0

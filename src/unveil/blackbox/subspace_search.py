@@ -91,7 +91,10 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
 
 
 def _answers(y: Any) -> np.ndarray:
-    given = np.asarray(y).ravel()
+    try:
+        given = np.asarray(y).ravel()
+    except ValueError as error:
+        raise BadInput(f"the answers of a table must be one number a row: {error}") from None
     try:
         if given.dtype.kind == "c":
             raise ValueError
