@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.identification.fitting.matrix_free import taken_apart
 from unveil.identification.fitting.robust import rms, trimmed_rms
+from unveil.identification.surrogate import beginning
 from unveil.identification.surrogate.as_read import kinds
 from unveil.identification.surrogate.fitting import Fitting
 from unveil.identification.surrogate.run import Known, Wanted, widened, with_free
@@ -178,3 +180,23 @@ def test_behind_a_layer_that_was_read_in_part_another_one_may_follow() -> None:
         (begun,) = run._begun()
         deeper.append(len(begun.layers))
     assert np.mean(np.array(deeper) == 4) >= 0.8
+
+
+def test_layers_behind_those_read_are_trained_for_longer_as_their_gradients_cost_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(beginning, "STUDENT_BATCHES", (300, 300))
+    monkeypatch.setattr(beginning, "MANY_BATCHES", 2000)
+    weights = random_weights((8, 10, 8, 6, 3), rng, bias=0.5)
+    known = Known(uv.Network.from_weights(weights).layers[:1])
+    run = Fitting(Wanted(known=known), uv.as_oracle(relu_net(weights), 8), rng)
+    run.held, run.told = (run._asked(rng.standard_normal((count, 8))) for count in (500, 5000))
+    tried = sorted(run._tried(known), key=lambda network: rms(network, *run.held[:3]))
+    monkeypatch.setattr(run, "_tried", lambda _: list(tried))
+    begun = run._begun()
+    first, after = (rms(network, *run.held[:3]) for network in (tried[0], begun[0]))
+    assert after < first / 2
+    np.testing.assert_array_equal(begun[0].layers[0].dense(), tried[0].layers[0].dense())
+    # One that is nearly right is gone on with alone.
+    assert run._well(begun[0]) == (len(begun) == 1)

@@ -31,6 +31,7 @@ STUDENT_BATCHES = (3000, 300)  # batches of stochastic gradients at the start, a
 MANY_BATCHES, LARGER_BATCH_FACTOR = 30_000, 4
 # Share of the work that all students may be trained for, and of what that leaves that the best one is trained on for.
 TRAINED, TRAINED_ON = 0.5, 0.95
+LONG_TRAINING_SHARE = 0.2  # the same of students behind layers that were read, together
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits.
 WELL = 0.01
 
@@ -67,7 +68,25 @@ class Beginning(Run):
         if self.blind:
             first = len(known.layers) if any(begun[0] is each for each in behind) else 0
             return [self._trained(begun[0], first, MANY_BATCHES, TRAINED_ON, LARGER_BATCH_FACTOR * BATCH)]
-        return begun[: max(self.method.students, len(BEHIND_SEVERAL) * self.deep)]
+        return self._trained_long(begun[: max(self.method.students, len(BEHIND_SEVERAL) * self.deep)])
+
+    def _trained_long(self, begun: list[Network]) -> list[Network]:
+        """Students after a long training of the layers behind those read, one after the other until one is nearly
+        right; that one alone then.
+
+        Such layers are few parameters, which cost little in gradients, and too many for normal equations: no rounds of
+        least squares lead out of where a short training leaves them. `begun`: the best one first.
+        """
+        first = len(self.method.known.layers)
+        if not first or self.deep or parameters(Network(begun[0].layers[first:])) <= FEW_PARAMETERS:
+            return begun
+        out = list[Network]()
+        for i, each in enumerate(begun):
+            after = self._trained(each, first, MANY_BATCHES, LONG_TRAINING_SHARE / (len(begun) - i))
+            out.append(min(each, after, key=lambda one: rms(one, *self.held[:3])))
+            if self._well(out[-1]):
+                return out[-1:]
+        return out
 
     def _tried(self, known: Known) -> list[Network]:
         """Students of several shapes behind what is known, after a short training."""
