@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 import unveil as uv
 from tests.helpers import random_weights
 from unveil.audit.limits import untried
-from unveil.audit.sections import answers, checking, outputs, sensitivity
+from unveil.audit.run import run
+from unveil.audit.sections import answers, checking, extraction, identification, outputs, sensitivity
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage, held
 from unveil.audit.stages import STAGES
 from unveil.blackbox.source import float_dtype
@@ -146,3 +149,22 @@ def test_a_file_of_answers_is_claimed_by_one_process_until_its_holders_are_gone(
     assert StoreError.__name__ in refused.stderr
     del second
     assert subprocess.run(command).returncode == 0
+
+
+def test_of_a_constant_no_weights_are_read_and_a_copy_is_told_as_one() -> None:
+    constant = uv.as_oracle(lambda x: np.full((len(x), 2), 3.0), shape=6, budget=20_000)
+    found = uv.identify(constant, rng=0)
+    assert found.outcome is uv.Outcome.nothing_to_find
+    told = extraction.section(found, Audit(constant), None)
+    assert "No weights were read" in told.verdict
+    assert told.finding is not None
+    assert told.finding.severity is Severity.none
+    network = uv.Network.from_weights(random_weights([6, 3, 2], np.random.default_rng(0)))
+    copied = dataclasses.replace(found, network=network, outcome=uv.Outcome.approximate, residual=0.02)
+    assert "nearly as the model does" in extraction.section(copied, Audit(constant), None).verdict
+
+
+def test_the_page_of_a_constant_draws_no_errors() -> None:
+    constant = uv.as_oracle(lambda x: np.full((len(x), 2), 3.0), shape=6, budget=20_000)
+    page = run(Audit(constant), [identification.IDENTIFICATION])
+    assert "Errors of the network found" not in page.html()

@@ -65,7 +65,8 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
     """An Identification, told; `truth` only to say how good it is."""
     network = found.network
     figures: dict[str, object] = {"queries": found.queries, "residual": found.residual, "method": found.method}
-    layers = _read(found)
+    # A constant has no weights, whatever stands for it.
+    layers = [] if found.outcome in (Outcome.nothing_to_find, Outcome.not_resolved) else _read(found)
     if not layers:
         return Section(
             key="extraction",
@@ -136,6 +137,11 @@ def _verdict(found: Identification, layers: list[np.ndarray], size: int, same: o
         if isinstance(same, float):
             ending += f"; a network trained behind them gives the same label on {same:.1%} of the examples"
         return f"Neurons were read off in {asked}: {told}; {ending}."
+    if found.outcome is Outcome.approximate:
+        return (
+            f"A network was put together from {asked} that answers nearly as the model does, off by at most "
+            f"{brief(found.residual)} on fresh inputs: its weights need not be the model's."
+        )
     return f"What was put together from {asked} does not answer as the model does: parts of it may still be right."
 
 

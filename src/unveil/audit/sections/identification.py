@@ -54,7 +54,8 @@ def _run(audit: Audit) -> Section | None:
         answers = audit.oracle(x)
         spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
         errors = np.abs(found.network(x) - answers).max(axis=1) / spread
-        chart = _histogram(errors)
+        # Of a constant the spread is rounding, and errors have nothing to be relative to.
+        chart = Markup("") if found.outcome is Outcome.nothing_to_find else _histogram(errors)
     allowed = max(TOLERANCE * found.residual, FRESH_ERROR_FLOOR)
     outcome, cause = _labels_ended(found, differ) if labels else _ended(found, errors, allowed)
     # Whoever looks at it later looks at what is left of it.
