@@ -13,11 +13,11 @@ from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net,
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.balance import but_for_one, by_balance
 from unveil.identification.fitting.output_layer import Asked, with_linear_part
-from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints, _Attempt
 from unveil.identification.piecewise_linear.far_places import EACH, anywhere_on, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.open_parameters import unknown_weights, with_switches
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.validation import FEWEST_WITH_AFFINE_PART, affine_part, how_many, validate
@@ -212,6 +212,45 @@ def test_numbers_that_an_affine_part_behind_the_first_layer_hides_are_open(m: in
     coarse = replace(noise, relative=1e-7)
     assert attempt._open(wide, coarse, complete) is approximate
     assert attempt._open(wide, noise, complete) is attempt._open(few, coarse, complete) is complete
+
+
+@pytest.mark.parametrize(
+    ("true", "open_"),
+    [(-0.7, True), (0.0, True), (1e-4, True), (3e-3, False), (0.05, False), (0.6, False), (40.0, False)],
+)
+def test_a_weight_is_of_no_account_where_its_neurons_are_active_together_nowhere(true: float, open_: bool) -> None:
+    rng = np.random.default_rng(3)
+    first = random_weights((6, 4, 1), rng, bias=0.5)[0]
+    # Two values of which one is zero wherever the other is not, and one more.
+    second = (
+        np.array([[1.0, -1.0, 0.3, -0.2], [-1.0, 1.0, -0.3, 0.2], [0.5, 0.5, 1.0, -1.0]]),
+        np.array([-1.0, -1.0, 0.3]),
+    )
+    third = np.array([[1.0, true, -0.4], [0.6, 0.8, 0.2]]), np.array([-0.5, 0.1])
+    last = rng.standard_normal((2, 2)), np.zeros(2)
+    truth = uv.Network.from_weights([first, second, third, last])
+    read = third[0].copy()
+    read[0, 1] = 0
+    network = uv.Network.from_weights([first, second, (read, third[1]), last])
+    noise = Rounding(np.full(2, 1e-16), float(np.sqrt(6)), 1e-16, True)
+    oracle = uv.as_oracle(truth, 6)
+    asked = oracle.ledger.asked
+    told, resolved = unknown_weights(network, oracle, noise)
+    assert resolved == open_
+    assert len(told) == 1
+    assert oracle.ledger.asked - asked <= 3
+    assert ("active together nowhere" in told[0]) == open_
+    # Where both are active somewhere an unknown weight is not, and where nothing may be asked none is looked into.
+    both = read.copy()
+    both[0, 1], both[1, 1] = true or 1.0, 0
+    assert not unknown_weights(uv.Network.from_weights([first, second, (both, third[1]), last]), oracle, noise)[1]
+    few = uv.as_oracle(truth, 6, budget=100)
+    few.ledger.budget = few.ledger.asked + 2
+    assert not unknown_weights(network, few, noise)[1]
+    assert unknown_weights(uv.Network.from_weights([first, second, (both + 1, third[1]), last]), oracle, noise) == (
+        [],
+        True,
+    )
 
 
 def test_signs_are_told_but_for_a_neuron_that_is_always_active() -> None:

@@ -12,14 +12,19 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_gradients, 
 from tests.test_deeper_neurons import of_neuron, of_third_layer
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding, rounding
-from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
 from unveil.identification.piecewise_linear.deeper_layers import close
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer_from_points import _more_behind, by_evidence, merge_points
+from unveil.identification.piecewise_linear.layer_from_points import (
+    _more_behind,
+    by_evidence,
+    merge_points,
+    reopened,
+)
 from unveil.identification.piecewise_linear.neuron import Neuron, same_hyperplane
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
@@ -130,6 +135,36 @@ def test_a_layer_is_not_the_last_where_most_of_what_is_left_is_passed_on() -> No
     explained = tuple(of_neuron(one.weights, 0, 20, one.rng))
     for seen, more in ((behind, True), (foreign, False), ([*behind[:5], *foreign], False), ((), False)):
         assert _more_behind(replace(begun, seen=(*explained, *seen)), second) == more
+
+
+def test_a_layer_is_opened_again_for_a_neuron_of_it_and_for_none_behind_it() -> None:
+    for_its_own, for_deeper = [], []
+    for seed in range(8):
+        one = Begun(seed, (10, 7, 5, 4, 1))
+        rows, bias = one.weights[1]
+        lacking = rows[:4] * np.linalg.norm(one.weights[0][0], axis=1), bias[:4]
+        base, direction, low, high = one.frame.lines(12, 100.0, one.rng)
+        lines = line_search(one.probe.ask, base, direction, low, high, one.probe.noise, one.rng)
+        seen = [p for i in range(4) for p in of_neuron(one.weights, i, 10, one.rng)]
+        begun = replace(one.deeper(), seen=tuple(seen), lines=tuple(lines), stations=tuple(one.stations))
+        closed = begun.behind(lacking)
+        assert not closed.seen
+        h = after(one.weights[:2], one.frame.sample(99, one.rng))
+        switching = one.weights[2][0], -np.median(h @ one.weights[2][0].T, axis=0)
+        behind = tuple(of_third_layer([*one.weights[:2], switching], 12, one.rng))
+        late = tuple(of_neuron(one.weights, 4, 12, one.rng))
+        again = reopened(replace(closed, seen=(*behind, *late)))
+        for_its_own.append(len(again.layers) == 1)
+        # All that was met is there again, once.
+        assert set(again.seen) == {*behind, *late, *(seen if for_its_own[-1] else ())}
+        assert len(again.seen) == len(set(again.seen))
+        kept = reopened(replace(closed, seen=behind))
+        for_deeper.append(len(kept.layers) == 1)
+        # What was looked at in vain is not again, before twice as much was met.
+        assert for_deeper[-1] or (kept.doubted == 12 and reopened(kept) is kept)
+        assert reopened(replace(begun, seen=late)).before is None
+    assert sum(for_its_own) >= 7
+    assert not any(for_deeper)
 
 
 def test_a_layer_that_explains_the_answers_is_the_last_one() -> None:

@@ -18,10 +18,10 @@ from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_silent, without_spare, without_twins
 from unveil.identification.method import Identification, Method
-from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.error_limits import DROWNS, FLOOR, HIDES, allowed, passes, strange
 from unveil.identification.piecewise_linear.far_places import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.open_parameters import unknown_weights, with_switches
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -271,7 +271,7 @@ class _Attempt:
         A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, but where
         it is the only one and several outputs tell (`but_for_one`), and where it switches: answers further out differ.
         So does one of a first layer whose sides noisy answers have not told (`sides_at_will`). A weight that is exactly
-        zero was never measured, as what is measured has rounding: its two neurons were met active together nowhere.
+        zero was never measured: nothing can where its two neurons are active together nowhere (`unknown_weights`).
         Behind a single value sides are open whatever is asked: any of them compute the same, which is only said.
         """
         hidden = network.layers[:-1]
@@ -283,10 +283,10 @@ class _Attempt:
             return Outcome.approximate
         if outcome is Outcome.complete and any(one):
             self.why.append(OF_ONE_VALUE)
-        open_weights = sum(int((layer.dense() == 0).sum()) for layer in network.layers[1:-1])
-        if outcome is Outcome.complete and open_weights:
-            self.why.append(f"Weights between hidden neurons never met active together: {open_weights}, given as 0.")
-            return Outcome.approximate
+        if outcome is Outcome.complete:
+            told, resolved = unknown_weights(network, self.oracle, noise)
+            self.why += told
+            return outcome if resolved else Outcome.approximate
         return outcome
 
     def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:

@@ -20,6 +20,7 @@ from unveil.identification.piecewise_linear.layer_from_points import (
     LAST_LAYER_SHARE,
     NEARLY_RIGHT_ERROR,
     merge_points,
+    reopened,
 )
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.partial_network import alike
@@ -75,6 +76,9 @@ def read_deeper(setup: Setup, state: Deeper, most_lines: int) -> Iterator[Deeper
         yield state
         if error < fine or state.spent:
             return
+        read, state = len(state.layers), reopened(state)
+        if len(state.layers) < read:
+            continue
         before = len(state.seen)
         state = _another_line(setup, state)
         state = replace(state, barren=0 if len(state.seen) > before else state.barren + 1)

@@ -145,6 +145,8 @@ class Deeper:
     network: Network | None = None  # the best so far
     explained: float = 0.0  # largest share of the answers that neurons met so far explained
     residual: float = np.inf  # its largest error on what was asked; infinite where it fails on fresh points
+    before: Deeper | None = None  # what was read when the last of these layers was taken for whole
+    doubted: int = 0  # how many critical points no neuron explained when that was last doubted
 
     @classmethod
     def begun(
@@ -244,4 +246,23 @@ class Deeper:
             work=0,
             last=False,
             parallel=False,
+            before=self,
+            doubted=0,
+        )
+
+    def reopened(self) -> Deeper:
+        """Before the layer read last was taken for whole, with all that was met since."""
+        assert self.before is not None
+        old = set(self.before.seen)
+        return replace(
+            self.before,
+            lines=self.lines,
+            seen=(*self.before.seen, *(each for each in self.seen if each not in old)),
+            stations=self.stations,
+            network=self.network,
+            residual=self.residual,
+            patience=self.patience,
+            turn=self.turn,
+            barren=0,
+            work=0,
         )

@@ -52,6 +52,23 @@ def merge_points(setup: Setup, state: Deeper) -> Deeper:
         state = state.behind(layer)
 
 
+def reopened(state: Deeper) -> Deeper:
+    """Before the layer read last was taken for whole, where critical points met since are of one more neuron of it.
+
+    Hardly any input switches such a one, and it goes on straight in several settings of the others, as none behind the
+    layer does. Else the same reading, and that its layer was doubted.
+    """
+    loose = [state.seen[i] for i in state.unexplained]
+    if state.before is None or len(loose) < max(POINTS_BEHIND_LAYER, 2 * state.doubted):
+        return state
+    again, theirs = _merged(state.reopened(), False), set(loose)
+    for n in again.candidates.merged:
+        met = sum(again.seen[i] in theirs for i in n.members)
+        if met >= POINTS_BEHIND_LAYER and n.settings > 1 and n.were >= MET_SHARE * n.should:
+            return again
+    return replace(state, doubted=len(loose))
+
+
 def _more_behind(state: Deeper, layer: AffineMap) -> bool:
     """Whether critical points that this layer does not explain are mostly of a deeper one, by what it passes on."""
     seen = state.behind(layer).seen
@@ -115,10 +132,12 @@ def _layer(setup: Setup, state: Deeper) -> tuple[Deeper, AffineMap | None]:
     x = probe.rng.permutation(np.concatenate([points.out(LAYER_CHECK_POINTS, scale) for scale in RARE_SWITCH_SCALES]))
     right, wrong = leaks(probe, layers, layer, x, LAYER_CHECK_POINTS, doubt)
     state = replace(state, right=right, wrong=wrong)
+    # Should it be taken up again, it is as a layer that lacks a neuron.
+    now = replace(state.candidates, refuted=state.candidates.refuted | {keys})
+    state = replace(state, candidates=now)
     if not len(wrong):
         return replace(state, error=max(state.error, _doubt(state, points, of_layer))), layer
-    now = replace(state.candidates, refuted=state.candidates.refuted | {keys})
-    return replace(state, candidates=now), None
+    return state, None
 
 
 def by_evidence(merged: Sequence[Neuron]) -> tuple[list[Neuron], list[Neuron]]:

@@ -1,4 +1,4 @@
-"""roomiest, least: places that lines at random hardly meet, by mixed-integer programs: however rare they are."""
+"""roomiest, least, together: places that random lines hardly meet, by mixed-integer programs: however rare they are."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ GAP, NODES = 5.0, 2000
 SHARED = 3
 ALIGNED_ROW_MISS = 1e-12  # one minus the cosine of rows that are one but for their lengths
 DEPENDENT_ROW_RATIO = 1e-9  # rows depend on each other up to this part of the largest singular value
+INFEASIBLE = 2  # what SciPy's solver says where nothing satisfies all constraints
 MOST_ENCODED_NEURONS = 80  # most neurons in all layers before, each of which is a yes or no of the search
 
 
@@ -86,6 +87,28 @@ def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -
     aim[-1 - 2 * k : -1 - k] = row
     found = program.solved(aim)
     return None if found is None else np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=DEPENDENT_ROW_RATIO)[0])
+
+
+def together(
+    layers: list[AffineMap], row: Float[np.ndarray, " k"], bias: float, j: int, reach: float
+) -> tuple[Float[np.ndarray, " n"] | None, bool]:
+    """A point at which a neuron behind these layers and value j of the last of them are active, where the neuron sees
+    much, and whether there is surely none. `reach`: how far out the first layer's neurons may be, as their distance
+    from the origin."""
+    (W, b), k = layers[0], len(row)
+    if sum(len(offsets) for _, offsets in layers) > MOST_ENCODED_NEURONS:
+        return None, False
+    program = _Program.begun(layers, reach)
+    program.high[-1] = 0
+    program.encode(layers, -1)
+    values = program.count - 1 - 2 * k
+    program.low[values + k + j] = 1
+    sees = np.zeros(program.count)
+    sees[values : values + k] = row
+    program.add(sees[None], np.array([-bias]), np.array([np.inf]))
+    found, surely = program.told(-sees)
+    x = None if found is None else np.linalg.lstsq(W, found[: len(b)] - b, rcond=DEPENDENT_ROW_RATIO)[0]
+    return x, surely
 
 
 @dataclass
@@ -166,12 +189,16 @@ class _Program:
 
     def solved(self, aim: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"] | None:
         """All variables, where their sum with these weights is least; None where nothing was found."""
+        return self.told(aim)[0]
+
+    def told(self, aim: Float[np.ndarray, " v"]) -> tuple[Float[np.ndarray, " v"] | None, bool]:
+        """The same, and whether there is surely no solution."""
         rows, least, greatest = (np.concatenate(each) for each in zip(*self.rows, strict=True))
-        found: np.ndarray | None = optimize.milp(
+        found = optimize.milp(
             aim,
             integrality=self.whole,
             bounds=optimize.Bounds(self.low, self.high),
             constraints=optimize.LinearConstraint(rows, least, greatest),
             options={"mip_rel_gap": GAP, "node_limit": NODES},
-        ).x
-        return found
+        )
+        return found.x, found.status == INFEASIBLE

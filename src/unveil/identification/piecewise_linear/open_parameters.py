@@ -1,19 +1,24 @@
-"""with_switches: where neurons of a last hidden layer switch that were active wherever it was asked."""
+"""with_switches, unknown_weights: biases and weights that no answer told: where they would matter, and if nowhere."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.rounding import Ask
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.fitting.affine_part import OPPOSITE, opposite_rows
-from unveil.identification.piecewise_linear.roomy_places import least
+from unveil.identification.piecewise_linear.roomy_places import least, together
 from unveil.whitebox.network import Layer, Network
 
 # How far out is looked, in typical inputs, and what shares of it are asked about and how far beside.
 SWITCH_REACH, SWITCH_SHARES, SWITCH_ASIDE = 100.0, (1.0, 0.8, 0.6, 0.4), (0.0, 1e-3, 1e-2)
 # Biases that answers tell may differ by this share of what the neuron sees there; so many must agree.
 SAME_BIAS_DIFFERENCE, AGREEING_BIASES = 1e-6, 2
+# Most unknown weights that are looked into; how large they might be, in units of the largest known one of the neuron;
+# and the share of what such a weight would change that answers may be off.
+MOST_UNKNOWN_WEIGHTS, MIGHT_BE, UNCHANGED_SHARE = 10, (0.1, 1.0, 10.0), 1e-6
+ROUNDINGS_OFF = 1e3  # or so many times the answers' relative rounding
 
 
 def with_switches(
@@ -38,6 +43,51 @@ def with_switches(
         found = next((one for one in either if one is not None), None)
         network, left = found or network, left + (found is None)
     return network, left
+
+
+def unknown_weights(network: Network, oracle: Oracle, noise: Rounding) -> tuple[list[str], bool]:
+    """What there is to say of weights between hidden neurons that are unknown, and whether all are of no account.
+
+    None that is exactly zero was measured, as what is measured has rounding. A mixed-integer program shows that its two
+    neurons are active together nowhere within `SWITCH_REACH` typical inputs while it is zero; a larger one makes the
+    later neuron active at other places, of which those are asked where it would see most. Then any weight up to some
+    limit answers the same, and nothing can resolve it. Queries: 3 for each of these weights, at most.
+    """
+    unknown = [
+        (depth, int(i), int(j))
+        for depth, layer in enumerate(network.layers[1:-1], 1)
+        for i, j in np.argwhere(layer.dense() == 0)
+    ]
+    if not unknown:
+        return [], True
+    few = len(unknown) <= MOST_UNKNOWN_WEIGHTS and oracle.ledger.left >= len(MIGHT_BE) * len(unknown)
+    apart = few and all(_apart(network, *each, oracle, noise) for each in unknown)
+    met = "that are active together nowhere" if apart else "never met active together"
+    return [f"Weights between hidden neurons {met}: {len(unknown)}, given as 0."], apart
+
+
+def _apart(network: Network, depth: int, i: int, j: int, ask: Ask, noise: Rounding) -> bool:
+    """Whether one of these weights is of no account. What answers would not show, were it larger, is not known."""
+    before = [(layer.dense(), layer.bias) for layer in network.layers[:depth]]
+    layer, reach = network.layers[depth], SWITCH_REACH * noise.size
+    unchanged = max(UNCHANGED_SHARE, ROUNDINGS_OFF * noise.relative)
+    row, bias = layer.dense()[i], float(layer.bias[i])
+    if not together(before, row, bias, j, reach)[1]:
+        return False
+    for times in MIGHT_BE:
+        weights = layer.dense().copy()
+        weights[i, j] = times * np.abs(row).max()
+        x, surely = together(before, weights[i], bias, j, reach)
+        if surely:
+            continue
+        if x is None:
+            return False
+        larger = Layer(weights, layer.bias, layer.activation)
+        other = Network((*network.layers[:depth], larger, *network.layers[depth + 1 :]), network.shape, network.softmax)
+        as_read, as_larger = network(x[None]), other(x[None])
+        if np.abs(ask(x[None]) - as_read).max() >= unchanged * np.abs(as_larger - as_read).max():
+            return False
+    return True
 
 
 def _single(network: Network, i: int, j: int, x: Float[np.ndarray, "N n"]) -> Network | None:
