@@ -419,3 +419,29 @@ def test_a_smooth_network_that_cannot_be_read_is_copied(monkeypatch: pytest.Monk
     told = found.stats["surrogate"]["fresh"]["rms"]
     assert error < 0.05
     assert told / 2 < error < 2 * told
+
+
+def test_methods_for_smooth_networks_leave_questions_for_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = random_network(3, (9, 9), "tanh", np.random.default_rng(21))
+    most = []
+
+    class Greedy(Method):
+        """Asks as long as it may, after a failure of the same kind."""
+
+        def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+            most.append(int(oracle.ledger.left))
+            oracle(rng.standard_normal((most[-1] // (3 - len(most)), 3)))
+            outcome = Outcome.budget_ended if len(most) == 2 else Outcome.check_failed
+            return Identification(None, outcome, most[-1], np.inf, "greedy", ())
+
+    monkeypatch.setattr("unveil.identification.identify._candidates", lambda *_: ([Greedy(), Greedy()], []))
+    monkeypatch.setattr("unveil.identification.identify.SMOOTH_COPY_WORK", 3e9)
+    oracle = as_oracle(truth, shape=3, budget=60_000)
+    found = identify(oracle, rng=np.random.default_rng(2))
+    assert 0.65 * 60_000 < most[0] < 0.7 * 60_000
+    assert most[1] == most[0] - most[0] // 2
+    assert oracle.ledger.budget == 60_000
+    assert found.outcome is Outcome.approximate
+    assert found.network is not None
+    assert found.network.layers[0].activation.name == "tanh"
+    assert found.residual < 1

@@ -13,7 +13,7 @@ import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.blackbox.ledger import Ledger
 from unveil.cli.stopping import _ThreadAlarm, stopping
-from unveil.identification.identify import reading_allowance
+from unveil.identification.reading_share import reading_allowance
 from unveil.outcome import Stopped
 
 

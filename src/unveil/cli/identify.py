@@ -66,8 +66,8 @@ def identify(
     from unveil.cli.option_texts import integers, require_inputs
     from unveil.identification.from_labels.hard_labels import HardLabels
     from unveil.identification.identify import identify as find
-    from unveil.identification.identify import reading_allowance
     from unveil.identification.method import Identification
+    from unveil.identification.reading_share import reading_allowance
     from unveil.outcome import BadInput, Outcome, Stopped
     from unveil.whitebox.formats import save
 

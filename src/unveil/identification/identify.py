@@ -27,6 +27,7 @@ from unveil.identification.output_activation import behind_outputs, with_outputs
 from unveil.identification.picture import Picture
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.error_limits import few_digits
+from unveil.identification.reading_share import WORTH_A_FIT, held_back, reading_allowance
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.frequencies import Frequencies, looks_periodic
 from unveil.identification.smooth.hyperplane_circles import saturation_radius
@@ -34,19 +35,14 @@ from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
-from unveil.identification.surrogate.fitting import AT_FIRST_LIMIT, MEASURED_REMARK
+from unveil.identification.surrogate.fitting import MEASURED_REMARK
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, Stopped, UnveilError
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
-# Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
-# none where that is fewer questions than a fit is judged by; the larger one as far as a long training asks them.
-HELD_BACK, HELD_BACK_TO_TRAIN, WORTH_A_FIT = 0.1, 0.3, 4000
 # Numbers multiplied for the copy of a smooth network, whose activations cost more than these: about a minute.
 SMOOTH_COPY_WORK = 1e12
-# Questions for the reading of a piecewise-linear network where no budget is set, and so many more for each input.
-READING, EACH_INPUT = 1_000_000, 5_000
 EQUALITY_INPUTS, EQUAL = 20, 4  # inputs whose answers are looked at for being equal, within so many roundings
 ANSWERED_SIZE = 4.0  # size of inputs that a network is read among where those further out have no answer
 
@@ -172,6 +168,22 @@ def _identified(
         undone, name = behind
         found = _identified(undone, method, rng, names, widths, x)
         return with_outputs(found, name, oracle.ledger.asked - start)
+    ledger, budget = oracle.ledger, oracle.ledger.budget
+    if not straight and budget is not None:
+        ledger.budget = budget - held_back(oracle)  # by all methods for smooth networks together
+    try:
+        best = _best_of(methods, oracle, rng, why)
+    finally:
+        ledger.budget = budget
+    smooth = None if straight else _nearest_activation(best, names)
+    unread = smooth is not None and best.outcome in (Outcome.check_failed, Outcome.budget_ended)
+    if best.kernels is None and (unread or best.method == "critical points"):
+        best = _with_a_fit(best, oracle, rng, x, smooth)
+    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
+
+
+def _best_of(methods: list[Method], oracle: Oracle, rng: np.random.Generator, why: list[str]) -> Identification:
+    """What came nearest, of methods tried one after the other until one need not be followed; `why` tells the rest."""
     best: Identification | None = None
     for each in methods:
         found = _read(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
@@ -183,10 +195,7 @@ def _identified(
             break
         why.append(f"{found.method} ended with {found.error_told}")
     assert best is not None
-    unread = not straight and best.outcome is Outcome.check_failed
-    if best.kernels is None and (unread or best.method == "critical points"):
-        best = _with_a_fit(best, oracle, rng, x)
-    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
+    return best
 
 
 def _read(method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> Identification:
@@ -195,21 +204,31 @@ def _read(method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> I
         oracle,
         # Sides of more neurons than there are directions would not be told, and each is one more weight behind.
         lambda narrow: _leaving_a_fit(dataclasses.replace(method, most_neurons=narrow.n), narrow, rng),
-        lambda few, narrow: _with_a_fit(few, narrow, rng, None),
+        lambda few, narrow: _with_a_fit(few, narrow, rng, None, None),
         rng,
     )
     return _leaving_a_fit(method, oracle, rng) if found is None else found
 
 
+def _nearest_activation(best: Identification, names: tuple[str, ...]) -> str | None:
+    """The smooth activation that is given or came nearest; None where that is piecewise linear."""
+    name = names[0] if names else "tanh" if best.network is None else best.network.layers[0].activation.name
+    return None if activation_named(name).piecewise_linear else name
+
+
 def _with_a_fit(
-    best: Identification, oracle: Oracle, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None
+    best: Identification,
+    oracle: Oracle,
+    rng: np.random.Generator,
+    x: Float[np.ndarray, "N n"] | None,
+    smooth: str | None,
 ) -> Identification:
-    """What was read, and a fit where that is not all and the budget leaves something for it."""
+    """What was read, and a fit, of a smooth activation or else in pieces, where that is not all and there is budget."""
     worth = oracle.ledger.left >= WORTH_A_FIT
     # Of answers with few digits a fit to many tells what each of them hides.
     few = best.outcome is Outcome.approximate and few_digits(float(best.stats.get("relative_rounding", 0.0)))
     if best.outcome is Outcome.check_failed or (worth and (few or best.outcome is Outcome.budget_ended)):
-        return _fitted(best, oracle, rng, x)
+        return _fitted(best, oracle, rng, x, smooth)
     return best
 
 
@@ -250,11 +269,13 @@ def _of_constant(network: Network, oracle: Oracle) -> Outcome:
 
 
 def _fitted(
-    best: Identification, oracle: Oracle, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None
+    best: Identification,
+    oracle: Oracle,
+    rng: np.random.Generator,
+    x: Float[np.ndarray, "N n"] | None,
+    smooth: str | None,
 ) -> Identification:
     """What was read, and a network fitted from there on, whose error is known."""
-    inner = None if best.network is None else best.network.layers[0].activation
-    smooth = None if inner is None or inner.piecewise_linear else inner.name
     surrogate = Surrogate.behind(best, x=x)
     if smooth is not None:
         surrogate = dataclasses.replace(surrogate, activation=smooth, work=SMOOTH_COPY_WORK)
@@ -264,7 +285,10 @@ def _fitted(
     why = (*best.why, *copy.why)
     if best.outcome is Outcome.check_failed and copy.outcome is Outcome.budget_ended:
         best = dataclasses.replace(best, outcome=copy.outcome)  # more questions might have fitted it
-    if copy.network is None or (copy.outcome is not Outcome.approximate and copy.residual > best.residual):
+    # What was read of a smooth network when the budget ended is no beginning of a fit, which may end further off.
+    kept = copy.outcome is not Outcome.approximate or (smooth is not None and best.outcome is Outcome.budget_ended)
+    further = kept and copy.residual > best.residual
+    if copy.network is None or further:
         return dataclasses.replace(best, why=why, stats=stats)
     if best.outcome is Outcome.budget_ended and copy.outcome is not Outcome.approximate:  # more might read it
         return dataclasses.replace(best, network=copy.network, residual=copy.residual, why=why, stats=fitted)
@@ -287,12 +311,10 @@ def _fitted(
 
 def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
     """What a method finds with all but a part of the budget, or with `reading_allowance` where there is none."""
-    ledger = oracle.ledger
-    budget, held = ledger.budget, HELD_BACK * ledger.left
-    if held < WORTH_A_FIT:
+    ledger, budget, held = oracle.ledger, oracle.ledger.budget, held_back(oracle)
+    if not held:
         return _tried(method, oracle, rng)
-    held = max(held, min(HELD_BACK_TO_TRAIN * ledger.left, AT_FIRST_LIMIT))
-    ledger.budget = ledger.asked + reading_allowance(oracle) if budget is None else budget - int(held)
+    ledger.budget = ledger.asked + reading_allowance(oracle) if budget is None else budget - held
     try:
         found = _tried(method, oracle, rng)
     finally:
@@ -304,11 +326,6 @@ def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> 
         kept = "No more is asked for a reading" if budget is None else f"{held:,.0f} questions were kept back for a fit"
         text = f"{kept}; a larger budget= may read on."
     return dataclasses.replace(found, why=(*found.why, text))
-
-
-def reading_allowance(oracle: Oracle) -> int:
-    """Questions that the reading of a piecewise-linear network takes at most where no budget is set."""
-    return READING + EACH_INPUT * oracle.n
 
 
 def _told(found: Identification, oracle: Oracle) -> Identification:
