@@ -17,7 +17,7 @@ from unveil.identification.piecewise_linear.critical_points import CriticalPoint
 from unveil.identification.piecewise_linear.far_places import EACH, anywhere_on, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.open_parameters import unknown_weights, with_switches
+from unveil.identification.piecewise_linear.open_parameters import unknown_weights, with_switches, with_weights
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.validation import FEWEST_WITH_AFFINE_PART, affine_part, how_many, validate
@@ -240,6 +240,13 @@ def test_a_weight_is_of_no_account_where_its_neurons_are_active_together_nowhere
     assert len(told) == 1
     assert oracle.ledger.asked - asked <= 3
     assert ("active together nowhere" in told[0]) == open_
+    # What some place tells is read there, to the last digits but those of a neuron that hardly sees anything.
+    told_weight = with_weights(network, oracle, noise, rng).layers[2].dense()[0, 1]
+    assert told_weight == (0 if open_ else pytest.approx(true, rel=1e-6))
+    lacking = third[0].copy()
+    lacking[1, 2] = 0
+    filled = with_weights(uv.Network.from_weights([first, second, (lacking, third[1]), last]), oracle, noise, rng)
+    assert filled.layers[2].dense() == pytest.approx(third[0], rel=1e-6)
     # Where both are active somewhere an unknown weight is not, and where nothing may be asked none is looked into.
     both = read.copy()
     both[0, 1], both[1, 1] = true or 1.0, 0

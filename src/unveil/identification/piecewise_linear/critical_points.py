@@ -21,7 +21,7 @@ from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.error_limits import DROWNS, FLOOR, HIDES, allowed, passes, strange
 from unveil.identification.piecewise_linear.far_places import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.open_parameters import unknown_weights, with_switches
+from unveil.identification.piecewise_linear.open_parameters import unknown_weights, with_switches, with_weights
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -355,15 +355,14 @@ class _Attempt:
         return found
 
     def _switching(self, network: Network, noise: Rounding) -> Network:
-        """With the biases of neurons that are active wherever it was asked, or told that they are open."""
+        """With weights and biases that no answer asked so far tells, or told that such biases are open."""
         if self.oracle.within is not None or len(network.layers) < 3 or any(affine_part(network)[:-1]):
             return network
-        network, left = with_switches(network, self.oracle, self.ask.all()[0], noise.size, self.rng)
+        trial = with_weights(network, self.oracle, noise, self.rng)
+        network, left = with_switches(trial, self.oracle, self.ask.all()[0], noise.size, self.rng)
         if left:
-            self.why.append(
-                f"{left} neurons of the last hidden layer are active wherever it was asked, far out too: their biases "
-                "are not told apart from the output's."
-            )
+            met = "neurons of the last hidden layer are active wherever it was asked, far out too"
+            self.why.append(f"{left} {met}: their biases are not told apart from the output's.")
         return network
 
     def _looked_again(self, frame: Frame, noise: Rounding, network: Network | None, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""with_switches, unknown_weights: biases and weights that no answer told: where they would matter, and if nowhere."""
+"""with_switches, with_weights, unknown_weights: biases and weights that no answer told: where they would matter."""
 
 from __future__ import annotations
 
@@ -45,19 +45,72 @@ def with_switches(
     return network, left
 
 
-def unknown_weights(network: Network, oracle: Oracle, noise: Rounding) -> tuple[list[str], bool]:
-    """What there is to say of weights between hidden neurons that are unknown, and whether all are of no account.
+def with_weights(network: Network, oracle: Oracle, noise: Rounding, rng: np.random.Generator) -> Network:
+    """The network with unknown weights of its last hidden layer that answers tell where its two neurons are active
+    together, however rare that is: a mixed-integer program finds such places, were the weight zero or larger.
 
-    None that is exactly zero was measured, as what is measured has rounding. A mixed-integer program shows that its two
-    neurons are active together nowhere within `SWITCH_REACH` typical inputs while it is zero; a larger one makes the
-    later neuron active at other places, of which those are asked where it would see most. Then any weight up to some
-    limit answers the same, and nothing can resolve it. Queries: 3 for each of these weights, at most.
+    What the neuron adds to the answer is a line through the weight there. Queries: 12 for each of these weights, at
+    most.
     """
-    unknown = [
+    unknown = [(i, j) for depth, i, j in _unknown(network) if depth == len(network.layers) - 2]
+    most = len(SWITCH_ASIDE) * (1 + len(MIGHT_BE)) * len(unknown)
+    if not noise.exact or len(unknown) > MOST_UNKNOWN_WEIGHTS or oracle.ledger.left < most:
+        return network
+    for i, j in unknown:
+        network = _with_weight(network, i, j, oracle, noise, rng)
+    return network
+
+
+def _with_weight(network: Network, i: int, j: int, ask: Ask, noise: Rounding, rng: np.random.Generator) -> Network:
+    """With one of these weights, if places agree about it."""
+    *before, hidden, last = network.layers
+    row, bias, out = hidden.dense()[i], float(hidden.bias[i]), last.dense()[:, i]
+    for times in (0.0, *MIGHT_BE):
+        trial = row.copy()
+        trial[j] = times * np.abs(row).max()
+        layers = [(layer.dense(), layer.bias) for layer in before]
+        place = together(layers, trial, bias, j, SWITCH_REACH * noise.size)[0]
+        if place is None:
+            continue
+        beside = rng.standard_normal((len(SWITCH_ASIDE), network.n)) * np.linalg.norm(place) / np.sqrt(network.n)
+        x = place + np.array(SWITCH_ASIDE)[:, None] * beside
+        h = Network(tuple(before))(x)
+        sees, off = h @ row + bias, ask(x) - network(x)
+        adds = off @ out / (out @ out) + np.maximum(sees, 0)
+        scale = np.abs(h) @ np.abs(trial) + abs(bias)
+        allowed = SAME_BIAS_DIFFERENCE * scale
+        alone = np.abs(off - np.outer(off @ out / (out @ out), out)).max(axis=1) <= allowed * np.abs(out).max()
+        told = (h[:, j] > 0) & (adds > allowed) & alone
+        weights = (adds - sees)[told] / h[told, j]
+        middle = float(np.median(weights)) if told.any() else 0.0
+        if (np.abs(weights - middle) * h[told, j] < allowed[told]).sum() < AGREEING_BIASES:
+            continue
+        known = hidden.dense().copy()
+        known[i, j] = middle
+        layer = Layer(known, hidden.bias, hidden.activation)
+        return Network((*before, layer, last), network.shape, network.softmax)
+    return network
+
+
+def _unknown(network: Network) -> list[tuple[int, int, int]]:
+    """Layer, neuron and value of each weight between hidden neurons that is exactly zero: none of these was measured,
+    as what is measured has rounding."""
+    return [
         (depth, int(i), int(j))
         for depth, layer in enumerate(network.layers[1:-1], 1)
         for i, j in np.argwhere(layer.dense() == 0)
     ]
+
+
+def unknown_weights(network: Network, oracle: Oracle, noise: Rounding) -> tuple[list[str], bool]:
+    """What there is to say of weights between hidden neurons that are unknown, and whether all are of no account.
+
+    A mixed-integer program shows that the two neurons of such a weight are active together nowhere within
+    `SWITCH_REACH` typical inputs while it is zero; a larger one makes the later neuron active at other places, of which
+    those are asked where it would see most. Then any weight up to some limit answers the same, and nothing can resolve
+    it. Queries: 3 for each of these weights, at most.
+    """
+    unknown = _unknown(network)
     if not unknown:
         return [], True
     few = len(unknown) <= MOST_UNKNOWN_WEIGHTS and oracle.ledger.left >= len(MIGHT_BE) * len(unknown)
