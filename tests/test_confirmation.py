@@ -243,6 +243,10 @@ def test_a_weight_is_of_no_account_where_its_neurons_are_active_together_nowhere
     # What some place tells is read there, to the last digits but those of a neuron that hardly sees anything.
     told_weight = with_weights(network, oracle, noise, rng).layers[2].dense()[0, 1]
     assert told_weight == (0 if open_ else pytest.approx(true, rel=1e-6))
+    # On a grid as well; what lies outside a box cannot be asked, and is not known.
+    on_grid = with_weights(network, uv.as_oracle(truth, 6, grid=1e-3), noise, rng).layers[2].dense()[0, 1]
+    assert on_grid == (0 if open_ else pytest.approx(true, rel=1e-5))
+    assert not unknown_weights(network, uv.as_oracle(truth, 6, within=(-0.01, 0.01)), noise)[1]
     lacking = third[0].copy()
     lacking[1, 2] = 0
     filled = with_weights(uv.Network.from_weights([first, second, (lacking, third[1]), last]), oracle, noise, rng)
@@ -286,7 +290,7 @@ def test_a_neuron_that_is_always_active_gets_its_bias_where_it_switches(carried:
         wrong = [weights[0], (v, np.append(c[0] + 2, c[1:])), (out, end - 2 * out[:, 0])]
     else:
         wrong = [weights[0], (pair[1], pair[0]), (np.append(out, -out[:, :1], axis=1), end)]
-    found, left = with_switches(uv.Network.from_weights(wrong), truth, x, np.sqrt(8), rng)
+    found, left = with_switches(uv.Network.from_weights(wrong), uv.as_oracle(truth, 8), x, np.sqrt(8), rng)
     assert left == 0
     assert found.widths == truth.widths
     np.testing.assert_allclose(found.layers[1].bias, c, atol=1e-9)
@@ -294,7 +298,7 @@ def test_a_neuron_that_is_always_active_gets_its_bias_where_it_switches(carried:
     # With no weight below zero it never switches.
     weights[1] = (np.concatenate([np.abs(v[:1]), v[1:]]), np.append(1.0, c[1:]))
     told = uv.Network.from_weights(weights)
-    assert with_switches(told, told, x, np.sqrt(8), rng) == (told, 1)
+    assert with_switches(told, uv.as_oracle(told, 8), x, np.sqrt(8), rng) == (told, 1)
 
 
 def swapped_after(count: int) -> Callable[[np.ndarray], np.ndarray]:

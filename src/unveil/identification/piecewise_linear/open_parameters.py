@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import Ask, Rounding
+from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.affine_part import OPPOSITE, opposite_rows
 from unveil.identification.piecewise_linear.roomy_places import least, together
 from unveil.whitebox.network import Layer, Network
@@ -22,7 +22,7 @@ ROUNDINGS_OFF = 1e3  # or so many times the answers' relative rounding
 
 
 def with_switches(
-    network: Network, ask: Ask, x: Float[np.ndarray, "N n"], size: float, rng: np.random.Generator
+    network: Network, oracle: Oracle, x: Float[np.ndarray, "N n"], size: float, rng: np.random.Generator
 ) -> tuple[Network, int]:
     """The network with the biases of neurons that are always active told where they switch after all.
 
@@ -36,10 +36,10 @@ def with_switches(
         single = _single(network, int(pair[0][0]), int(pair[0][1]), x) if len(pair) == 1 else None
         if single is None:
             return network, 0
-        one, open_ = with_switches(single, ask, x, size, rng)
+        one, open_ = with_switches(single, oracle, x, size, rng)
         return (network if open_ else one), 0
     for i in np.flatnonzero((Network(network.layers[:-1])(x) > 0).all(axis=0)).tolist():
-        either = (_switched(network, i, sign, ask, size, rng) for sign in (1.0, -1.0))
+        either = (_switched(network, i, sign, oracle, size, rng) for sign in (1.0, -1.0))
         found = next((one for one in either if one is not None), None)
         network, left = found or network, left + (found is None)
     return network, left
@@ -61,10 +61,14 @@ def with_weights(network: Network, oracle: Oracle, noise: Rounding, rng: np.rand
     return network
 
 
-def _with_weight(network: Network, i: int, j: int, ask: Ask, noise: Rounding, rng: np.random.Generator) -> Network:
+def _with_weight(
+    network: Network, i: int, j: int, oracle: Oracle, noise: Rounding, rng: np.random.Generator
+) -> Network:
     """With one of these weights, if places agree about it."""
     *before, hidden, last = network.layers
     row, bias, out = hidden.dense()[i], float(hidden.bias[i]), last.dense()[:, i]
+    if not out.any():
+        return network
     for times in (0.0, *MIGHT_BE):
         trial = row.copy()
         trial[j] = times * np.abs(row).max()
@@ -73,9 +77,9 @@ def _with_weight(network: Network, i: int, j: int, ask: Ask, noise: Rounding, rn
         if place is None:
             continue
         beside = rng.standard_normal((len(SWITCH_ASIDE), network.n)) * np.linalg.norm(place) / np.sqrt(network.n)
-        x = place + np.array(SWITCH_ASIDE)[:, None] * beside
+        x = oracle.nearest(place + np.array(SWITCH_ASIDE)[:, None] * beside)
         h = Network(tuple(before))(x)
-        sees, off = h @ row + bias, ask(x) - network(x)
+        sees, off = h @ row + bias, oracle(x) - network(x)
         adds = off @ out / (out @ out) + np.maximum(sees, 0)
         scale = np.abs(h) @ np.abs(trial) + abs(bias)
         allowed = SAME_BIAS_DIFFERENCE * scale
@@ -119,7 +123,7 @@ def unknown_weights(network: Network, oracle: Oracle, noise: Rounding) -> tuple[
     return [f"Weights between hidden neurons {met}: {len(unknown)}, given as 0."], apart
 
 
-def _apart(network: Network, depth: int, i: int, j: int, ask: Ask, noise: Rounding) -> bool:
+def _apart(network: Network, depth: int, i: int, j: int, oracle: Oracle, noise: Rounding) -> bool:
     """Whether one of these weights is of no account. What answers would not show, were it larger, is not known."""
     before = [(layer.dense(), layer.bias) for layer in network.layers[:depth]]
     layer, reach = network.layers[depth], SWITCH_REACH * noise.size
@@ -137,8 +141,9 @@ def _apart(network: Network, depth: int, i: int, j: int, ask: Ask, noise: Roundi
             return False
         larger = Layer(weights, layer.bias, layer.activation)
         other = Network((*network.layers[:depth], larger, *network.layers[depth + 1 :]), network.shape, network.softmax)
-        as_read, as_larger = network(x[None]), other(x[None])
-        if np.abs(ask(x[None]) - as_read).max() >= unchanged * np.abs(as_larger - as_read).max():
+        asked = oracle.nearest(x[None])  # in a box both may be active outside only: then nothing is told
+        as_read, as_larger = network(asked), other(asked)
+        if np.abs(oracle(asked) - as_read).max() >= unchanged * np.abs(as_larger - as_read).max():
             return False
     return True
 
@@ -161,7 +166,9 @@ def _single(network: Network, i: int, j: int, x: Float[np.ndarray, "N n"]) -> Ne
     return Network((*before, *layers), network.shape, network.softmax)
 
 
-def _switched(network: Network, i: int, sign: float, ask: Ask, size: float, rng: np.random.Generator) -> Network | None:
+def _switched(
+    network: Network, i: int, sign: float, oracle: Oracle, size: float, rng: np.random.Generator
+) -> Network | None:
     """The network with another bias of neuron i, and its other side where `sign` is -1; None if it does not switch."""
     *before, hidden, last = network.layers
     row, bias, out = (sign * each for each in (hidden.dense()[i], hidden.bias[i], last.dense()[:, i]))
@@ -170,9 +177,10 @@ def _switched(network: Network, i: int, sign: float, ask: Ask, size: float, rng:
         return None
     beside = rng.standard_normal((len(SWITCH_ASIDE), network.n)) * np.linalg.norm(where) / np.sqrt(network.n)
     x = np.concatenate([share * (where + np.array(SWITCH_ASIDE)[:, None] * beside) for share in SWITCH_SHARES])
+    x = oracle.nearest(x)
     seen = Network(tuple(before))(x) @ row
     # As if it were active here too.
-    y, told = ask(x), network(x) + np.minimum(sign * (seen + bias), 0)[:, None] * (sign * out)
+    y, told = oracle(x), network(x) + np.minimum(sign * (seen + bias), 0)[:, None] * (sign * out)
     off, allowed = y - told, SAME_BIAS_DIFFERENCE * np.abs(out).max() * np.abs(seen)
     # What it adds where it is off: -out (row h + its bias).
     bent = np.abs(off).max(axis=1) > allowed
