@@ -22,7 +22,7 @@ def test_what_is_told_of_a_fit_is_of_the_network_returned(monkeypatch) -> None:
     for needed in (True, False):
         copy = uv.Identification(truth, approximate, 0, 1e-12, "surrogate", said, {"all_needed": needed})
         monkeypatch.setattr(identifying, "_tried", lambda method, oracle, rng, copy=copy: copy)
-        found = identifying._fitted(read, uv.as_oracle(truth.logits, shape=4), rng, None)
+        found = identifying._fitted(read, uv.as_oracle(truth.logits, shape=4), rng, None, None)
         assert found.network is truth
         assert "errors" not in found.stats
         assert (found.outcome is uv.Outcome.complete) == needed

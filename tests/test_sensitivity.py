@@ -129,9 +129,11 @@ def test_conclude_says_what_a_table_is_good_for(folder):
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert told["ranking"][0] == "a"
     plan(3, 1, rng=np.random.default_rng(0)).save("plan.npz")
+    np.save("plan.npy", np.zeros((2, 3)))
     for wrong, said in (
         (["plan.npz"], "is no table"),
         (["plan.npy"], "is no table"),
+        (["nowhere.npy"], "no file"),
         (["runs.csv", "--out", "x.npz"], "unveil sensitivity"),
     ):
         refused = CliRunner().invoke(app, ["conclude", *wrong])
